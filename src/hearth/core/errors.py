@@ -1,0 +1,208 @@
+"""The one tree of errors.
+
+    HearthError                     code, message, hint, retry_after
+    ├── UserError                   the request is wrong; who sent it can mend it
+    │   ├── InvalidInput            a field, a flag, a name, a header
+    │   │   ├── InvalidName
+    │   │   ├── InvalidManifest     function.yaml, with its line
+    │   │   ├── InvalidSource       the uploaded archive, with the entry's name
+    │   │   └── NotYetSupported     a known word whose feature isn't there yet
+    │   ├── Unauthenticated         no credential, or a bad one
+    │   ├── Forbidden               a member whose role may not do this
+    │   ├── RegistrationClosed
+    │   ├── NotFound
+    │   ├── Conflict                the name is taken, the state has moved on
+    │   └── TooLarge                a body, an archive
+    ├── FunctionError               the function's own fault
+    │   ├── FunctionFailed          its handler raised
+    │   ├── FunctionTimeout
+    │   ├── FunctionCrashed         it exited, or was killed by a signal or for memory
+    │   ├── FunctionLoadFailed      it could not be imported or started
+    │   ├── FunctionBadResponse     its answer makes no sense
+    │   └── BuildFailed
+    ├── Overloaded                  try again later
+    │   ├── QueueFull
+    │   └── RateLimited
+    ├── Cancelled                   the client went away
+    └── PlatformError               ours
+        ├── NoCapacity
+        ├── Draining
+        ├── StoreUnavailable
+        ├── ControlUnavailable
+        ├── KeeperUnavailable
+        ├── SandboxFailed           a sandbox could not be made
+        ├── LimitUnenforceable      this machine can't hold what is asked
+        ├── StaleLease              somebody else owns the work now
+        ├── StartupFailed           `hearth up` can't go on
+        └── ProtocolViolation       a peer broke a protocol of ours
+
+There is no HTTP in it: statuses live in `web/errors.py` and `gateway/errors.py`, exit codes in
+`cli/errors.py`. Every class has a `code`, the stable word that a program may depend on.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class HearthError(Exception):
+    """Base of every error that a person may see.
+
+    Args:
+        message: what happened, one sentence, without the platform's internals.
+        hint: what to do about it, or None.
+        retry_after: seconds after which trying again makes sense, or None.
+        details: facts for a program (JSON types only), such as ``{"line": 3}``.
+    """
+
+    code: ClassVar[str] = "error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        retry_after: float | None = None,
+        details: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.retry_after = retry_after
+        self.details = details or {}
+
+
+class UserError(HearthError):
+    code = "bad_request"
+
+
+class InvalidInput(UserError):
+    code = "invalid_input"
+
+
+class InvalidName(InvalidInput):
+    code = "invalid_name"
+
+
+class InvalidManifest(InvalidInput):
+    code = "invalid_manifest"
+
+
+class InvalidSource(InvalidInput):
+    code = "invalid_source"
+
+
+class NotYetSupported(InvalidInput):
+    code = "not_yet_supported"
+
+
+class Unauthenticated(UserError):
+    code = "unauthenticated"
+
+
+class Forbidden(UserError):
+    code = "forbidden"
+
+
+class RegistrationClosed(UserError):
+    code = "registration_closed"
+
+
+class NotFound(UserError):
+    code = "not_found"
+
+
+class Conflict(UserError):
+    code = "conflict"
+
+
+class TooLarge(UserError):
+    code = "too_large"
+
+
+class FunctionError(HearthError):
+    code = "function_error"
+
+
+class FunctionFailed(FunctionError):
+    code = "function_failed"
+
+
+class FunctionTimeout(FunctionError):
+    code = "function_timeout"
+
+
+class FunctionCrashed(FunctionError):
+    code = "function_crashed"
+
+
+class FunctionLoadFailed(FunctionError):
+    code = "function_load_failed"
+
+
+class FunctionBadResponse(FunctionError):
+    code = "function_bad_response"
+
+
+class BuildFailed(FunctionError):
+    code = "build_failed"
+
+
+class Overloaded(HearthError):
+    code = "overloaded"
+
+
+class QueueFull(Overloaded):
+    code = "queue_full"
+
+
+class RateLimited(Overloaded):
+    code = "rate_limited"
+
+
+class Cancelled(HearthError):
+    code = "cancelled"
+
+
+class PlatformError(HearthError):
+    code = "platform_error"
+
+
+class NoCapacity(PlatformError):
+    code = "no_capacity"
+
+
+class Draining(PlatformError):
+    code = "draining"
+
+
+class StoreUnavailable(PlatformError):
+    code = "store_unavailable"
+
+
+class ControlUnavailable(PlatformError):
+    code = "control_unavailable"
+
+
+class KeeperUnavailable(PlatformError):
+    code = "keeper_unavailable"
+
+
+class SandboxFailed(PlatformError):
+    code = "sandbox_failed"
+
+
+class LimitUnenforceable(PlatformError):
+    code = "limit_unenforceable"
+
+
+class StaleLease(PlatformError):
+    code = "stale_lease"
+
+
+class StartupFailed(PlatformError):
+    code = "startup_failed"
+
+
+class ProtocolViolation(PlatformError):
+    code = "protocol_violation"

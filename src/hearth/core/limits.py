@@ -1,0 +1,78 @@
+"""Sizes, durations and the limits and defaults that the reference page lists."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from hearth.core.errors import InvalidInput
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+_SIZES = {"B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+_TIMES = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_size(text: str) -> int:
+    """``256MiB`` in bytes. Raises InvalidInput."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]i?B|B)", text.strip())
+    if match is None:
+        raise InvalidInput(f"{text[:40]!r} is not a size", hint="write a number and a unit, such as 256MiB")
+    return int(float(match[1]) * _SIZES[match[2]])
+
+
+def parse_duration(text: str) -> float:
+    """``1m30s`` in seconds. Raises InvalidInput."""
+    text = text.strip()
+    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise InvalidInput(f"{text[:40]!r} is not a duration", hint="write a number and a unit, such as 30s or 5m")
+    return sum(float(number) * _TIMES[unit] for number, unit in parts)
+
+
+def format_size(size: int) -> str:
+    """The shortest exact form: 268435456 gives ``256MiB``."""
+    for unit in ("GiB", "MiB", "KiB"):
+        if size and size % _SIZES[unit] == 0:
+            return f"{size // _SIZES[unit]}{unit}"
+    return f"{size}B"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One documented number: its default, its bounds and what it means."""
+
+    name: str
+    default: str
+    meaning: str
+    smallest: str = ""
+    largest: str = ""
+
+
+MEMORY_DEFAULT, MEMORY_MIN, MEMORY_MAX = 256 * MIB, 16 * MIB, 64 * GIB
+CPU_DEFAULT, CPU_MIN, CPU_MAX = 1.0, 0.05, 64.0
+TIMEOUT_DEFAULT, TIMEOUT_MIN, TIMEOUT_MAX = 30.0, 0.1, 900.0
+INIT_TIMEOUT_DEFAULT, INIT_TIMEOUT_MAX = 10.0, 120.0
+CONCURRENCY_DEFAULT = {"python": 1, "node": 32, "go": 64, "container": 64}
+CONCURRENCY_MAX = 1000
+SCALE_MAX_DEFAULT, SCALE_MAX_MAX = 10, 1000
+IDLE_DEFAULT, IDLE_MIN, IDLE_MAX = 60.0, 1.0, 86400.0
+QUEUE_DEFAULT, QUEUE_MAX = 100, 10_000
+TMP_DEFAULT, TMP_MIN, TMP_MAX = 64 * MIB, 1 * MIB, 16 * GIB
+PIDS = 256
+OPEN_FILES = 1024
+
+STREAM_MAX, STREAM_IDLE = 900.0, 60.0  # seconds a streamed body may go on, and may be silent
+BODY_MAX = 6 * MIB  # bytes of a sync request's body
+HEADER_BYTES_MAX, HEADER_FIELDS_MAX = 64 * KIB, 128
+URL_MAX = 16 * KIB
+HEADER_TIMEOUT, BODY_TIMEOUT, KEEP_ALIVE_TIMEOUT = 15.0, 30.0, 75.0  # seconds
+DRAIN_GRACE = 30.0
+
+SOURCE_PACKED_MAX, SOURCE_UNPACKED_MAX, SOURCE_FILES_MAX = 50 * MIB, 250 * MIB, 20_000
+ARTIFACT_MAX, ARTIFACT_FILES_MAX = 1 * GIB, 200_000
+BUILD_TIMEOUT, BUILD_MEMORY, BUILD_DISK, BUILD_CPU, BUILD_PIDS = 600.0, 2 * GIB, 4 * GIB, 2.0, 1024
+BUILD_LOG_MAX = 8 * MIB
+
+ACCESS_TOKEN_TTL, REFRESH_TOKEN_TTL = 900.0, 30 * 86400.0
+PASSWORD_MIN, PASSWORD_MAX = 10, 1024
+VERSIONS_KEPT = 10

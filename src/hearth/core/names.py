@@ -1,0 +1,56 @@
+"""Names of namespaces and functions: one DNS label together, ``{function}--{namespace}``."""
+
+from __future__ import annotations
+
+import re
+
+from hearth.core.errors import InvalidName
+
+_NAME = re.compile(r"[a-z](?:[a-z0-9-]*[a-z0-9])?\Z")
+NAMESPACE_MIN, NAMESPACE_MAX = 3, 30
+FUNCTION_MIN, FUNCTION_MAX = 1, 31
+
+
+def _check(kind: str, name: str, shortest: int, longest: int) -> str:
+    if _NAME.match(name) is None or "--" in name or not shortest <= len(name) <= longest:
+        raise InvalidName(
+            f"{name[:64]!r} is not a name for a {kind}",
+            hint=f"use {shortest} to {longest} of a-z, 0-9 and single dashes, beginning with a letter",
+        )
+    return name
+
+
+def check_namespace(name: str) -> str:
+    """Return `name`; raise InvalidName when it can't name a namespace."""
+    return _check("namespace", name, NAMESPACE_MIN, NAMESPACE_MAX)
+
+
+def check_function(name: str) -> str:
+    """Return `name`; raise InvalidName when it can't name a function."""
+    if name == "xn":
+        raise InvalidName("'xn' is not a name for a function", hint="host names beginning with xn-- are reserved")
+    return _check("function", name, FUNCTION_MIN, FUNCTION_MAX)
+
+
+def split_reference(text: str, default_namespace: str | None) -> tuple[str, str]:
+    """Read ``NAME`` or ``NS/NAME``; returns (namespace, function).
+
+    Raises:
+        InvalidName: a part is no name, or no namespace is given and there is no default.
+    """
+    namespace, slash, name = text.rpartition("/")
+    if not slash:
+        if default_namespace is None:
+            raise InvalidName("no namespace is given", hint="write NAMESPACE/NAME, or run: hearth use NAMESPACE")
+        namespace = default_namespace
+    return check_namespace(namespace), check_function(name)
+
+
+def namespace_from_email(email: str) -> str:
+    """Make a namespace name from an e-mail's local part, padded when short: ``Jo.B@x`` gives ``jo-b``."""
+    local = email.partition("@")[0].lower()
+    name = re.sub(r"-{2,}", "-", re.sub(r"[^a-z0-9]+", "-", local)).strip("-")
+    if not name or not name[0].isalpha():
+        name = f"u-{name}".strip("-")
+    name = name[: NAMESPACE_MAX - 4].rstrip("-")
+    return name if len(name) >= NAMESPACE_MIN else f"{name}-fn"

@@ -1,0 +1,1 @@
+"""Protocols only: what the use cases need of the world. Adapters implement them, bootstrap wires them."""

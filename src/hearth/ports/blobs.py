@@ -1,0 +1,30 @@
+"""Files addressed by the digest of their content: sources and artifacts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+
+class Blobs(Protocol):
+    """Folders below the data directory, written whole or not at all (fsync, rename).
+
+    A digest is ``sha256`` in hex over the tree's content: sorted paths, exec bits, link targets, bytes.
+    Files are 0644 or 0755, folders 0755, so that a sandbox's user can read what is bound for it.
+    """
+
+    def staging(self) -> Path:
+        """A fresh private folder on the same file system, to fill and then `adopt`; the caller removes it on error."""
+        ...
+
+    async def adopt(self, kind: str, staged: Path) -> str:
+        """Make a staged tree permanent under its digest (kind ``source`` or ``artifact``); returns the digest."""
+        ...
+
+    def path(self, kind: str, digest: str) -> Path: ...
+
+    def exists(self, kind: str, digest: str) -> bool: ...
+
+    async def collect(self, kind: str, keep: set[str], older_than_s: float) -> int:
+        """Remove what is neither in `keep` nor young; returns how many."""
+        ...

@@ -1,0 +1,1 @@
+"""The JSON shapes of the management API, shared by server and client."""

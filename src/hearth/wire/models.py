@@ -1,0 +1,198 @@
+"""What travels between `api` and `client`, as pydantic models. Times are milliseconds since the epoch."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+T = TypeVar("T")
+
+
+class Model(BaseModel):
+    """Requests refuse unknown fields; the client ignores them in answers."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ErrorBody(Model):
+    code: str
+    message: str
+    hint: str | None = None
+    source: str = "platform"  # function | platform | request
+    request_id: str | None = None
+    details: dict[str, Any] = Field(default_factory=dict)
+
+
+class ErrorAnswer(Model):
+    error: ErrorBody
+
+
+class Register(Request):
+    email: str
+    password: str
+    namespace: str | None = None
+    setup_token: str | None = None
+
+
+class Login(Request):
+    email: str
+    password: str
+
+
+class Refresh(Request):
+    refresh_token: str
+
+
+class Logout(Request):
+    refresh_token: str | None = None
+
+
+class Tokens(Model):
+    access_token: str
+    refresh_token: str
+    expires_in: int  # seconds
+    token_type: str = "Bearer"
+
+
+class Member(Model):
+    namespace: str
+    role: str
+
+
+class Who(Model):
+    user_id: str
+    email: str
+    namespace: str
+    administrator: bool
+    memberships: list[Member]
+    key: str | None = None  # the key's id when a key asks
+
+
+class Session(Model):
+    user: Who
+    tokens: Tokens
+
+
+class NewUser(Request):
+    email: str
+    password: str
+    namespace: str | None = None
+
+
+class UserItem(Model):
+    id: str
+    email: str
+    namespace: str
+    administrator: bool
+    disabled: bool
+    created_at: int
+
+
+class NewKey(Request):
+    name: str
+    namespace: str
+    function: str | None = None
+    actions: list[str] = Field(default_factory=lambda: ["invoke"])  # invoke | deploy
+    expires_in: int | None = None  # seconds
+
+
+class KeyItem(Model):
+    id: str
+    name: str
+    namespace: str
+    function: str | None
+    actions: list[str]
+    prefix: str
+    created_at: int
+    expires_at: int | None
+    last_used_at: int | None
+
+
+class CreatedKey(KeyItem):
+    secret: str  # hk_…, shown once
+
+
+class FailureItem(Model):
+    code: str
+    message: str
+    hint: str | None = None
+    tail: str = ""
+    file: str | None = None
+    line: int | None = None
+
+
+class VersionItem(Model):
+    id: str
+    number: int
+    state: str
+    runtime: str
+    toolchain: str | None
+    handler: str | None
+    auth: str
+    config: dict[str, Any]
+    source: str
+    created_at: int
+    ready_at: int | None
+    failure: FailureItem | None = None
+
+
+class FunctionItem(Model):
+    name: str
+    namespace: str
+    runtime: str
+    version: int | None
+    status: str  # ready | building | failed | new
+    url: str
+    deployed_at: int | None
+    auth: str
+
+
+class FunctionDetail(FunctionItem):
+    id: str
+    live: VersionItem | None
+    latest: VersionItem | None
+    warnings: list[str] = Field(default_factory=list)
+
+
+class Deployed(Model):
+    """202 of an upload."""
+
+    namespace: str
+    name: str
+    version: int
+    version_id: str
+    state: str
+    warnings: list[str] = Field(default_factory=list)
+
+
+class LogItem(Model):
+    """One line of a log stream (application/x-ndjson)."""
+
+    at: int
+    source: str
+    stream: str
+    level: str
+    text: str
+    version: int
+    instance: str
+    invocation: str | None
+
+
+class DeployEvent(Model):
+    """One line of a deploy's progress (application/x-ndjson): `log` while it builds, then one `done` or `failed`."""
+
+    kind: str  # state | log | done | failed
+    state: str | None = None
+    text: str | None = None
+    version: VersionItem | None = None
+    url: str | None = None
+
+
+class Page(Model, Generic[T]):
+    items: list[T]
+    next: str | None = None
