@@ -25,7 +25,9 @@ def parse_duration(text: str) -> float:
     text = text.strip()
     parts = re.findall(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise InvalidInput(f"{text[:40]!r} is not a duration", hint="write a number and a unit, such as 30s or 5m")
+        raise InvalidInput(
+            f"{text[:40]!r} is not a duration", hint="write a number and a unit, such as 30s or 5m"
+        )
     return sum(float(number) * _TIMES[unit] for number, unit in parts)
 
 

@@ -28,7 +28,9 @@ def check_namespace(name: str) -> str:
 def check_function(name: str) -> str:
     """Return `name`; raise InvalidName when it can't name a function."""
     if name == "xn":
-        raise InvalidName("'xn' is not a name for a function", hint="host names beginning with xn-- are reserved")
+        raise InvalidName(
+            "'xn' is not a name for a function", hint="host names beginning with xn-- are reserved"
+        )
     return _check("function", name, FUNCTION_MIN, FUNCTION_MAX)
 
 
@@ -41,7 +43,9 @@ def split_reference(text: str, default_namespace: str | None) -> tuple[str, str]
     namespace, slash, name = text.rpartition("/")
     if not slash:
         if default_namespace is None:
-            raise InvalidName("no namespace is given", hint="write NAMESPACE/NAME, or run: hearth use NAMESPACE")
+            raise InvalidName(
+                "no namespace is given", hint="write NAMESPACE/NAME, or run: hearth use NAMESPACE"
+            )
         namespace = default_namespace
     return check_namespace(namespace), check_function(name)
 

@@ -67,7 +67,10 @@ _BY_ROLE: dict[Role, frozenset[Action]] = {
     Role.DEVELOPER: frozenset({Action.READ, Action.INVOKE, Action.DEPLOY}),
     Role.VIEWER: frozenset({Action.READ, Action.INVOKE}),
 }
-_KEY_IMPLIES = {Action.DEPLOY: frozenset({Action.DEPLOY, Action.READ, Action.INVOKE}), Action.INVOKE: frozenset({Action.INVOKE})}
+_KEY_IMPLIES = {
+    Action.DEPLOY: frozenset({Action.DEPLOY, Action.READ, Action.INVOKE}),
+    Action.INVOKE: frozenset({Action.INVOKE}),
+}
 
 
 def decide(principal: Principal | None, action: Action, resource: Resource) -> Decision:

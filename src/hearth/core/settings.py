@@ -37,24 +37,74 @@ class Settings:
     trusted_proxies: tuple[str, ...] = ()
     allow_unenforced: frozenset[str] = frozenset()
     build_workers: int = 2
-    registry_env: tuple[tuple[str, str], ...] = field(default=())  # what builds are told of indexes and proxies
+    registry_env: tuple[tuple[str, str], ...] = field(
+        default=()
+    )  # what builds are told of indexes and proxies
     log_level: str = "info"
 
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting("data_dir", "--data-dir", "HEARTH_DATA_DIR", "where all state is kept", "~/.local/share/hearth (root: /var/lib/hearth)"),
+    Setting(
+        "data_dir",
+        "--data-dir",
+        "HEARTH_DATA_DIR",
+        "where all state is kept",
+        "~/.local/share/hearth (root: /var/lib/hearth)",
+    ),
     Setting("host", "--host", "HEARTH_HOST", "address to listen on", "127.0.0.1"),
     Setting("port", "--port", "HEARTH_PORT", "port to listen on; 0 takes a free one", "8080"),
-    Setting("isolation", "--isolation", "HEARTH_ISOLATION", "auto, bubblewrap, or process (no isolation: development only)", "auto"),
-    Setting("registration", "--registration", "HEARTH_REGISTRATION", "open or closed: who may register after the first user", "open on loopback, else closed"),
-    Setting("public_url", "--public-url", "HEARTH_PUBLIC_URL", "the URL by which people reach this platform", "http://HOST:PORT"),
+    Setting(
+        "isolation",
+        "--isolation",
+        "HEARTH_ISOLATION",
+        "auto, bubblewrap, or process (no isolation: development only)",
+        "auto",
+    ),
+    Setting(
+        "registration",
+        "--registration",
+        "HEARTH_REGISTRATION",
+        "open or closed: who may register after the first user",
+        "open on loopback, else closed",
+    ),
+    Setting(
+        "public_url",
+        "--public-url",
+        "HEARTH_PUBLIC_URL",
+        "the URL by which people reach this platform",
+        "http://HOST:PORT",
+    ),
     Setting("key_file", "--key-file", "HEARTH_KEY_FILE", "file of the root key", "DATA_DIR/key"),
     Setting("max_body", "--max-body", "HEARTH_MAX_BODY", "largest body of a synchronous request", "6MiB"),
-    Setting("drain_grace", "--drain-grace", "HEARTH_DRAIN_GRACE", "how long requests in work may go on at shutdown", "30s"),
+    Setting(
+        "drain_grace",
+        "--drain-grace",
+        "HEARTH_DRAIN_GRACE",
+        "how long requests in work may go on at shutdown",
+        "30s",
+    ),
     Setting("slots", "--slots", "HEARTH_SLOTS", "warm slots kept per kind", "4"),
-    Setting("max_instances", "--max-instances", "HEARTH_MAX_INSTANCES", "instances and slots on this node at most", "200"),
-    Setting("trusted_proxies", "--trusted-proxies", "HEARTH_TRUSTED_PROXIES", "CIDRs whose X-Forwarded-* headers are believed", "none"),
-    Setting("allow_unenforced", "--allow-unenforced", "HEARTH_ALLOW_UNENFORCED", "limits that a function may write though this machine can't hold them", "none"),
+    Setting(
+        "max_instances",
+        "--max-instances",
+        "HEARTH_MAX_INSTANCES",
+        "instances and slots on this node at most",
+        "200",
+    ),
+    Setting(
+        "trusted_proxies",
+        "--trusted-proxies",
+        "HEARTH_TRUSTED_PROXIES",
+        "CIDRs whose X-Forwarded-* headers are believed",
+        "none",
+    ),
+    Setting(
+        "allow_unenforced",
+        "--allow-unenforced",
+        "HEARTH_ALLOW_UNENFORCED",
+        "limits that a function may write though this machine can't hold them",
+        "none",
+    ),
     Setting("build_workers", "--build-workers", "HEARTH_BUILD_WORKERS", "builds at once", "2"),
     Setting("log_level", "--log-level", "HEARTH_LOG_LEVEL", "debug, info, warning or error", "info"),
 )

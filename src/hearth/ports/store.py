@@ -30,7 +30,14 @@ class AccountStore(Protocol):
     async def count_users(self) -> int: ...
 
     async def add_user(
-        self, user_id: str, namespace_id: str, email: str, password_hash: str, namespace: str | None, *, first_only: bool
+        self,
+        user_id: str,
+        namespace_id: str,
+        email: str,
+        password_hash: str,
+        namespace: str | None,
+        *,
+        first_only: bool,
     ) -> User:
         """Insert a user, the namespace of his own and his membership as owner, in one transaction.
 
@@ -39,7 +46,9 @@ class AccountStore(Protocol):
         """
         ...
 
-    async def find_user(self, *, email: str | None = None, user_id: str | None = None) -> tuple[User, str] | None:
+    async def find_user(
+        self, *, email: str | None = None, user_id: str | None = None
+    ) -> tuple[User, str] | None:
         """The user and his password hash."""
         ...
 
@@ -55,9 +64,13 @@ class AccountStore(Protocol):
 
     async def memberships(self, user_id: str) -> list[Membership]: ...
 
-    async def add_session(self, session_id: str, user_id: str, refresh_hash: bytes, expires_ms: int) -> None: ...
+    async def add_session(
+        self, session_id: str, user_id: str, refresh_hash: bytes, expires_ms: int
+    ) -> None: ...
 
-    async def rotate_session(self, old_hash: bytes, new_hash: bytes, expires_ms: int, overlap_ms: int) -> tuple[str, User] | None:
+    async def rotate_session(
+        self, old_hash: bytes, new_hash: bytes, expires_ms: int, overlap_ms: int
+    ) -> tuple[str, User] | None:
         """Replace a refresh token; None when it is unknown, expired or revoked.
 
         A token used again within `overlap_ms` of its rotation is rotated again (two commands at once both
@@ -104,12 +117,22 @@ class FunctionStore(Protocol):
     async def find_function(self, namespace: str, name: str) -> FunctionRow | None: ...
 
     async def add_version(
-        self, *, namespace_id: str, function_id: str, version_id: str, name: str, config: FunctionConfig, source: str, user_id: str
+        self,
+        *,
+        namespace_id: str,
+        function_id: str,
+        version_id: str,
+        name: str,
+        config: FunctionConfig,
+        source: str,
+        user_id: str,
     ) -> tuple[FunctionRow, VersionRow]:
         """Insert the function when it is new (`function_id` is used then) and its next version, PENDING; hint ``version``."""
         ...
 
-    async def list_functions(self, namespace_ids: Sequence[str], after: str | None, limit: int) -> list[FunctionSummary]: ...
+    async def list_functions(
+        self, namespace_ids: Sequence[str], after: str | None, limit: int
+    ) -> list[FunctionSummary]: ...
 
     async def summary(self, function_id: str) -> FunctionSummary | None: ...
 
