@@ -1,0 +1,72 @@
+"""The network port: how a sandbox's network namespace is joined to the world, closed first and opened later.
+
+A driver makes the namespace; what implements this port (root only) puts a link into it and decides whom it
+may reach. A driver that was given no `Networks` starts sandboxes with `network: none` only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from hearth.core.launch import Network
+
+
+@dataclass(frozen=True, slots=True)
+class NetHandle:
+    """One sandbox's place in the network.
+
+    Args:
+        sandbox: ``sb_…``.
+        link: name of the host's end of its link.
+        address: its own address, by which the resolver and the rules know it.
+    """
+
+    sandbox: str
+    link: str
+    address: str
+
+
+class Networks(Protocol):
+    """Gives sandboxes their networks. Called on the event loop's thread; nothing here may block it for long."""
+
+    @property
+    def resolver(self) -> str:
+        """The address that stands as nameserver in a networked sandbox's /etc/resolv.conf."""
+        ...
+
+    async def prepare(self, sandbox: str, pid: int) -> NetHandle:
+        """Make the closed network: link, addresses and routes exist, the link is down and in no set.
+
+        Args:
+            sandbox: ``sb_…``; a second call for one id is an error.
+            pid: a process, as the host numbers it, that is alone in its own, empty network namespace. The caller
+                holds it still until this returns (its program has not started), so the number can't be another's.
+
+        After an error nothing is left behind.
+
+        Raises:
+            SandboxFailed: the link could not be made.
+            NoCapacity: no address is left.
+        """
+        ...
+
+    async def open(self, handle: NetHandle, network: Network) -> None:
+        """Bring the link up, able to reach exactly what `network` says. At most once per handle.
+
+        After an error the network is closed (never half open), and the sandbox must be stopped.
+
+        Raises:
+            SandboxFailed: the rules are not in force, or the link could not be brought up.
+        """
+        ...
+
+    async def close(self, handle: NetHandle) -> None:
+        """Cut established flows, take it out of every set, remove the link and free its address.
+
+        Idempotent; called whether or not it was opened, and also when the namespace is already gone.
+
+        Raises:
+            SandboxFailed: something could not be removed; what is left is closed.
+        """
+        ...
