@@ -206,3 +206,36 @@ class StartupFailed(PlatformError):
 
 class ProtocolViolation(PlatformError):
     code = "protocol_violation"
+
+
+def error_classes() -> dict[str, type[HearthError]]:
+    """Every class of the tree by its code, for peers that send errors as data."""
+    found: dict[str, type[HearthError]] = {}
+    waiting: list[type[HearthError]] = [HearthError]
+    while waiting:
+        cls = waiting.pop()
+        found[cls.code] = cls
+        waiting.extend(cls.__subclasses__())
+    return found
+
+
+def error_to_data(error: HearthError) -> dict[str, Any]:
+    """An error as a JSON object that `error_from_data` reads back."""
+    return {
+        "code": error.code,
+        "message": error.message,
+        "hint": error.hint,
+        "retry_after": error.retry_after,
+        "details": error.details,
+    }
+
+
+def error_from_data(data: dict[str, Any]) -> HearthError:
+    """The error that a peer sent; an unknown code becomes a PlatformError."""
+    cls = error_classes().get(str(data.get("code")), PlatformError)
+    return cls(
+        str(data.get("message") or "unknown error"),
+        hint=data.get("hint"),
+        retry_after=data.get("retry_after"),
+        details=data.get("details") or {},
+    )

@@ -1,0 +1,264 @@
+"""Serves a driver on the keeper's socket. It never reads a guest's bytes, nor anything from the network.
+
+What a client started dies with the client's connection; nobody can touch what another one started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import os
+import socket
+import struct
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from hearth.core.errors import (
+    Forbidden,
+    HearthError,
+    NotFound,
+    PlatformError,
+    ProtocolViolation,
+    SandboxFailed,
+    error_to_data,
+)
+from hearth.core.launch import Handle
+from hearth.drivers.remote.channel import Channel
+from hearth.ports.driver import CanAttach, Driver
+from hearth.protocol import keeper as protocol
+
+log = logging.getLogger(__name__)
+
+Answer = tuple[dict[str, Any], list[int]]
+
+
+class ResolverSockets(Protocol):
+    """Where sandboxes' name look-ups arrive, for the resolver process."""
+
+    def resolver_sockets(self) -> tuple[socket.socket, socket.socket, str] | None:
+        """(UDP, TCP listener, address block of the sandboxes), or None where there are no networks."""
+        ...
+
+
+class KeeperServer:
+    """Accepts clients and answers their requests.
+
+    Args:
+        driver: the real one, already wrapped by `drivers.safe`.
+        uid: only peers of this uid (or root) are heard.
+        resolver: where the resolver's sockets come from, or None.
+    """
+
+    def __init__(self, driver: Driver, uid: int, resolver: ResolverSockets | None) -> None:
+        self.driver = driver
+        self.resolver = resolver
+        self._uid = uid
+        self._clients: set[_Client] = set()
+        self._listener: socket.socket | None = None
+
+    def listen(self, path: Path) -> None:
+        """Bind the socket, which only `uid` and root may open."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        listener.setblocking(False)
+        path.unlink(missing_ok=True)
+        before = os.umask(0o177)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(before)
+        if os.geteuid() == 0:
+            os.chown(path, self._uid, -1)
+        listener.listen(64)
+        self._listener = listener
+        asyncio.get_running_loop().add_reader(listener.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        try:
+            sock, _ = self._listener.accept()
+        except OSError:
+            return
+        _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if uid not in (self._uid, 0):
+            log.warning("refused a client of uid %d", uid)
+            sock.close()
+            return
+        self._clients.add(_Client(self, sock, self._clients.discard))
+
+    async def close(self) -> None:
+        """Stop listening, drop every client and stop all that they owned; returns when it is gone."""
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener.fileno())
+            self._listener.close()
+        clients = list(self._clients)
+        for client in clients:
+            client.channel.close()
+        await asyncio.gather(*(client.gone for client in clients))
+
+
+class _Client:
+    """One connection: its owner's name, its sandboxes, its requests in work."""
+
+    def __init__(self, server: KeeperServer, sock: socket.socket, forget: Callable[[_Client], None]) -> None:
+        self._server = server
+        self._driver = server.driver
+        self._forget = forget
+        self._owner: str | None = None
+        self._role = ""
+        self._handles: dict[Handle, str] = {}  # handle → sandbox id
+        self._abandoned: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._ops: dict[str, Callable[[dict[str, Any]], Awaitable[Answer]]] = {
+            "probe": self._probe,
+            "prepare": self._prepare,
+            "start": self._start,
+            "connect": self._connect,
+            "attach": self._attach,
+            "wait": self._wait,
+            "stop": self._stop,
+            "abandon": self._abandon,
+            "list_owned": self._list_owned,
+            "usage": self._usage,
+            "resolver": self._resolver,
+        }
+        self.channel = Channel(sock, self._message, self._closed)
+
+    def _message(self, message: dict[str, Any], fds: list[int]) -> None:
+        for fd in fds:  # clients have none to send
+            os.close(fd)
+        task = asyncio.get_running_loop().create_task(self._answer(message))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, message: dict[str, Any]) -> None:
+        number = message.get("n")
+        try:
+            data, fds = await self._dispatch(message)
+        except HearthError as error:
+            self.channel.send({"n": number, "error": error_to_data(error)})
+            return
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            log.warning("a client sent nonsense: %r", error)
+            self.channel.send(
+                {"n": number, "error": error_to_data(ProtocolViolation("a request that makes no sense"))}
+            )
+            return
+        except Exception as error:  # the keeper must outlive any one request: say it, log it, go on
+            log.exception("request %r failed", message.get("op"))
+            self.channel.send(
+                {"n": number, "error": error_to_data(SandboxFailed(f"the keeper failed: {error!r}"))}
+            )
+            return
+        self.channel.send({"n": number, "ok": data}, fds)
+
+    async def _dispatch(self, message: dict[str, Any]) -> Answer:
+        op = message["op"]
+        if op == "hello":
+            return self._hello(message)
+        if self._owner is None:
+            raise ProtocolViolation("the first request must be hello")
+        if op not in self._ops:
+            raise ProtocolViolation(f"unknown request {str(op)[:32]!r}")
+        return await self._ops[op](message)
+
+    def _hello(self, message: dict[str, Any]) -> Answer:
+        if message["version"] != protocol.VERSION or message["role"] not in protocol.ROLES:
+            raise ProtocolViolation("a client of another version; restart the platform as a whole")
+        if self._owner is not None:
+            raise ProtocolViolation("hello was said before")
+        self._owner, self._role = str(message["owner"]), message["role"]
+        return {"driver": self._driver.name}, []
+
+    def _mine(self, message: dict[str, Any]) -> Handle:
+        handle = Handle(message["handle"])
+        if handle not in self._handles:
+            raise NotFound("no such sandbox")
+        return handle
+
+    async def _probe(self, message: dict[str, Any]) -> Answer:
+        return protocol.probe_to_data(await self._driver.probe()), []
+
+    async def _prepare(self, message: dict[str, Any]) -> Answer:
+        await self._driver.prepare(message["artifact"])
+        return {}, []
+
+    async def _start(self, message: dict[str, Any]) -> Answer:
+        spec = protocol.spec_from_data(message["spec"])
+        if spec.owner != self._owner:
+            raise Forbidden("a sandbox for another owner")
+        handle = await self._driver.start(spec, time.monotonic() + float(message["left"]))
+        if self.channel.closed or spec.id in self._abandoned:
+            self._abandoned.discard(spec.id)
+            await self._driver.stop(handle, 0.0)
+            raise PlatformError("nobody waits for this sandbox any more")
+        self._handles[handle] = spec.id
+        return {"handle": handle}, list(self._driver.output(handle))
+
+    async def _connect(self, message: dict[str, Any]) -> Answer:
+        fd = await self._driver.connect(self._mine(message), time.monotonic() + float(message["left"]))
+        return {}, [fd]
+
+    async def _attach(self, message: dict[str, Any]) -> Answer:
+        handle = self._mine(message)
+        if not isinstance(self._driver, CanAttach):
+            raise PlatformError(f"the {self._driver.name} driver can't attach")
+        await self._driver.attach(handle, protocol.attachment_from_data(message["attachment"]))
+        return {}, []
+
+    async def _wait(self, message: dict[str, Any]) -> Answer:
+        return dataclasses.asdict(await self._driver.wait(self._mine(message))), []
+
+    async def _stop(self, message: dict[str, Any]) -> Answer:
+        handle = Handle(message["handle"])
+        if handle not in self._handles:
+            return {"code": None, "reason": "gone"}, []
+        result = await self._driver.stop(handle, min(60.0, max(0.0, float(message["grace"]))))
+        self._handles.pop(handle, None)
+        return dataclasses.asdict(result), []
+
+    async def _abandon(self, message: dict[str, Any]) -> Answer:
+        sandbox = str(message["id"])
+        for handle, known in list(self._handles.items()):
+            if known == sandbox:
+                await self._driver.stop(handle, 0.0)
+                self._handles.pop(handle, None)
+                return {}, []
+        self._abandoned.add(sandbox)  # its start is still in work
+        return {}, []
+
+    async def _list_owned(self, message: dict[str, Any]) -> Answer:
+        return {"handles": await self._driver.list_owned(message["owner"])}, []
+
+    async def _usage(self, message: dict[str, Any]) -> Answer:
+        return dataclasses.asdict(await self._driver.usage(self._mine(message))), []
+
+    async def _resolver(self, message: dict[str, Any]) -> Answer:
+        if self._role != "resolver":
+            raise Forbidden("only the resolver is given these")
+        sockets = self._server.resolver.resolver_sockets() if self._server.resolver is not None else None
+        if sockets is None:
+            return {}, []
+        udp, tcp, block = sockets
+        return {"block": block}, [os.dup(udp.fileno()), os.dup(tcp.fileno())]
+
+    def _closed(self) -> None:
+        asyncio.get_running_loop().create_task(self._clear()).add_done_callback(lambda _: None)
+
+    async def _clear(self) -> None:
+        """The client has gone: end its requests (a start in work stops its own sandbox), then stop what it owned."""
+        starting = [task for task in self._tasks if not task.done()]
+        for task in starting:
+            task.cancel()
+        await asyncio.gather(*starting, return_exceptions=True)
+        stops = [self._driver.stop(handle, 0.0) for handle in self._handles]
+        for result in await asyncio.gather(*stops, return_exceptions=True):
+            if isinstance(result, BaseException):
+                log.error("a sandbox could not be stopped: %r", result)
+        with contextlib.suppress(asyncio.InvalidStateError):
+            self.gone.set_result(None)
+        self._forget(self)
