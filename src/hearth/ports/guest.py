@@ -32,6 +32,11 @@ class Exchange(Protocol):
         """Credit for the request's body is there again, after `Call.write` returned False."""
         ...
 
+    def on_released(self) -> None:
+        """After `Call.cancel`: the guest has put the request down (its handler returned or was stopped), so the instance
+        has room again. Called once, also when the instance dies first; the one thing heard after a cancel."""
+        ...
+
 
 class Call(Protocol):
     """One request in work on an instance."""
@@ -45,7 +50,7 @@ class Call(Protocol):
         ...
 
     def cancel(self, reason: str) -> None:
-        """``client_gone``, ``timeout``, ``drain``. The exchange hears nothing more."""
+        """``client_gone``, ``timeout``, ``drain``. The exchange hears nothing more but `on_released`."""
         ...
 
 

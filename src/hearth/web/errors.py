@@ -19,7 +19,7 @@ STATUSES: dict[type[errors.HearthError], int] = {
     errors.InvalidName: 400,
     errors.InvalidManifest: 400,
     errors.InvalidSource: 400,
-    errors.NotYetSupported: 501,
+    errors.NotYetSupported: 400,  # a key or a field; for a URL that will be, the gateway says 501
     errors.Unauthenticated: 401,
     errors.Forbidden: 403,
     errors.RegistrationClosed: 403,
