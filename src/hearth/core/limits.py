@@ -62,6 +62,8 @@ QUEUE_DEFAULT, QUEUE_MAX = 100, 10_000
 TMP_DEFAULT, TMP_MIN, TMP_MAX = 64 * MIB, 1 * MIB, 16 * GIB
 PIDS = 256
 OPEN_FILES = 1024
+MANIFEST_MAX = 64 * KIB  # bytes of function.yaml
+ENV_NAMES_MAX, ENV_BYTES_MAX = 200, 32 * KIB
 
 STREAM_MAX, STREAM_IDLE = 900.0, 60.0  # seconds a streamed body may go on, and may be silent
 BODY_MAX = 6 * MIB  # bytes of a sync request's body

@@ -1,0 +1,1 @@
+"""function.yaml, read the same by the command line and the server."""
