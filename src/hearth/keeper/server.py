@@ -112,6 +112,7 @@ class _Client:
         self._handles: dict[Handle, str] = {}  # handle → sandbox id
         self._abandoned: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._clearing: asyncio.Task[None] | None = None
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ops: dict[str, Callable[[dict[str, Any]], Awaitable[Answer]]] = {
             "probe": self._probe,
@@ -247,7 +248,7 @@ class _Client:
         return {"block": block}, [os.dup(udp.fileno()), os.dup(tcp.fileno())]
 
     def _closed(self) -> None:
-        asyncio.get_running_loop().create_task(self._clear()).add_done_callback(lambda _: None)
+        self._clearing = asyncio.get_running_loop().create_task(self._clear())
 
     async def _clear(self) -> None:
         """The client has gone: end its requests (a start in work stops its own sandbox), then stop what it owned."""

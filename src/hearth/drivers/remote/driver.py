@@ -100,7 +100,7 @@ class RemoteDriver:
         if self._channel is None:
             raise KeeperUnavailable("the keeper has gone", retry_after=1)
         number = next(self._numbers)
-        answer = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[tuple[dict[str, Any], list[int]]] = asyncio.get_running_loop().create_future()
         self._answers[number] = answer
         try:
             self._channel.send({"n": number, "op": op, **fields})

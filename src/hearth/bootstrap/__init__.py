@@ -1,0 +1,1 @@
+"""One file per kind of process: the only place that names concrete adapters."""

@@ -1,0 +1,165 @@
+"""What every process of the platform does first: read what it is to be, tie its life to the supervisor's, say it is ready."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hearth.config import settings_from_json
+from hearth.core.errors import HearthError, StartupFailed, error_to_data
+from hearth.core.ids import new_id
+from hearth.core.settings import Settings
+from hearth.linux.libc import PR_SET_PDEATHSIG, prctl
+from hearth.telemetry.log import configure
+
+
+class SystemClock:
+    """The machine's clocks (ports.clock.Clock)."""
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def now_ms(self) -> int:
+        import time
+
+        return time.time_ns() // 1_000_000
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+class RandomIds:
+    """Ids from the clock and the kernel's randomness (ports.clock.Ids)."""
+
+    def new(self, kind: str) -> str:
+        import time
+
+        return new_id(kind, time.time_ns() // 1_000_000, secrets.token_bytes(10))
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a process was started with.
+
+    Args:
+        name: ``keeper``, ``control``, ``shard-0``, ``resolver``.
+        settings: the platform's.
+        instance: the data directory's id; names of cgroups, tables and links carry it.
+        run_dir: folder of sockets, in the platform's mount namespace.
+        owner: this process's boot id; a new one at each start.
+        uid, gid: whom control, shards and resolver run as.
+        fds: inherited descriptors by name.
+        extra: what only this kind needs.
+    """
+
+    name: str
+    settings: Settings
+    instance: str
+    run_dir: Path
+    owner: str
+    uid: int
+    gid: int
+    fds: dict[str, int]
+    extra: dict[str, Any]
+
+    @property
+    def keeper_socket(self) -> Path:
+        return self.run_dir / "keeper.sock"
+
+    @property
+    def bus_socket(self) -> Path:
+        return self.run_dir / "control" / "bus.sock"
+
+    @property
+    def api_socket(self) -> Path:
+        return self.run_dir / "control" / "api.sock"
+
+
+Body = Callable[[Context, Callable[[dict[str, Any]], None], asyncio.Event], Awaitable[None]]
+"""(context, tell that it is ready, set when asked to stop) → returns when it has drained."""
+
+
+def main(body: Body, *, courtesy: bool = True, fast_loop: bool = True) -> None:
+    """Run a process of the platform; the descriptor of its configuration is the last argument.
+
+    Args:
+        body: what it does.
+        courtesy: be killed when the supervisor dies. The keeper isn't: it has to tidy up first, which it
+            begins when the lifeline closes.
+        fast_loop: use uvloop.
+    """
+    fd = int(sys.argv[-1])
+    with open(fd, "rb") as file:
+        config = json.load(file)
+    if courtesy:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != config["parent"]:
+            sys.exit(1)
+    fds = {name: int(number) for name, number in config["fds"].items()}
+    for number in fds.values():
+        os.set_inheritable(number, False)
+    context = Context(
+        name=config["name"],
+        settings=settings_from_json(config["settings"]),
+        instance=config["instance"],
+        run_dir=Path(config["run_dir"]),
+        owner=RandomIds().new("owner"),
+        uid=config["uid"],
+        gid=config["gid"],
+        fds=fds,
+        extra=config["extra"],
+    )
+    configure(context.name, context.settings.log_level)
+    with _runner(fast_loop) as runner:
+        sys.exit(runner.run(_run(body, context, courtesy)))
+
+
+def _runner(fast_loop: bool) -> asyncio.Runner:
+    if not fast_loop:
+        return asyncio.Runner()
+    import uvloop
+
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+
+async def _run(body: Body, context: Context, courtesy: bool) -> int:
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+
+    def orphaned() -> None:
+        loop.remove_reader(context.fds["lifeline"])
+        if courtesy:
+            os._exit(1)
+        logging.getLogger(__name__).warning("the supervisor has gone; tidying up")
+        stopping.set()
+
+    loop.add_reader(context.fds["lifeline"], orphaned)
+    try:
+        await body(context, lambda facts: _say(context, {"ready": True, **facts}), stopping)
+    except HearthError as error:
+        _say(context, {"error": error_to_data(error)})
+        logging.getLogger(__name__).error("%s", error.message)
+        return 1
+    except OSError as error:
+        _say(context, {"error": error_to_data(StartupFailed(f"the {context.name} failed: {error}"))})
+        raise
+    return 0
+
+
+def _say(context: Context, message: dict[str, Any]) -> None:
+    """One line to the supervisor, once; later ones have nobody to hear them."""
+    fd = context.fds.pop("ready", None)
+    if fd is not None:
+        with open(fd, "wb") as file:
+            file.write(json.dumps(message).encode() + b"\n")

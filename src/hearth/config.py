@@ -1,0 +1,205 @@
+"""Reads the environment: the only module of Hearth that does. Light to import, for the command line's sake."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hearth.core import limits
+from hearth.core.errors import InvalidInput
+from hearth.core.settings import SETTINGS, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSettings:
+    """What the environment tells the command line. `server`, `token` and `namespace` are None when it is silent.
+
+    `token` is an API key; `config_dir` is where the token file is kept.
+    """
+
+    server: str | None
+    token: str | None
+    namespace: str | None
+    config_dir: Path
+
+
+def environment() -> Mapping[str, str]:
+    """The process's environment."""
+    return os.environ
+
+
+def client_settings(environ: Mapping[str, str]) -> ClientSettings:
+    """Read HEARTH_SERVER, HEARTH_TOKEN and HEARTH_NAMESPACE; an empty variable counts as not set.
+
+    The folder is ``$XDG_CONFIG_HOME/hearth``, else ``$HOME/.config/hearth``. The XDG Base Directory
+    Specification has a relative XDG_CONFIG_HOME ignored.
+    """
+    base = Path(environ.get("XDG_CONFIG_HOME", ""))
+    if not base.is_absolute():
+        home = environ.get("HOME")
+        base = (Path(home) if home else Path.home()) / ".config"
+    return ClientSettings(
+        server=environ.get("HEARTH_SERVER") or None,
+        token=environ.get("HEARTH_TOKEN") or None,
+        namespace=environ.get("HEARTH_NAMESPACE") or None,
+        config_dir=base / "hearth",
+    )
+
+
+REGISTRY_VARIABLES = (
+    "PIP_INDEX_URL",
+    "PIP_EXTRA_INDEX_URL",
+    "UV_DEFAULT_INDEX",
+    "UV_INDEX",
+    "UV_INDEX_URL",
+    "UV_EXTRA_INDEX_URL",
+    "npm_config_registry",
+    "NPM_CONFIG_REGISTRY",
+    "GOPROXY",
+    "GOPRIVATE",
+    "GONOPROXY",
+    "GONOSUMDB",
+    "GOSUMDB",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "SSL_CERT_FILE",
+    "PIP_CERT",
+    "REQUESTS_CA_BUNDLE",
+    "NODE_EXTRA_CA_CERTS",
+)
+"""What builds are told of the operator's package indexes, proxies and certificate authorities."""
+
+_LOOPBACK = ("127.", "::1", "localhost")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on can be reached from this machine only."""
+    return host.startswith(_LOOPBACK[0]) or host in _LOOPBACK[1:]
+
+
+def server_settings(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Settings:
+    """Read the settings of `hearth up`: a flag wins over the environment, that over the default.
+
+    Args:
+        flags: text by field name of `core.settings.SETTINGS`; None or absent where not given.
+        environ: the process's environment.
+
+    Raises:
+        InvalidInput: a value makes no sense; names the flag.
+    """
+    values: dict[str, Any] = {}
+    for setting in SETTINGS:
+        text = flags.get(setting.field)
+        named = setting.flag
+        if text is None:
+            text, named = environ.get(setting.env) or None, setting.env
+        if text is not None:
+            try:
+                values[setting.field] = _READERS.get(setting.field, str)(text)
+            except (ValueError, InvalidInput) as error:
+                hint = error.hint if isinstance(error, InvalidInput) else None
+                raise InvalidInput(f"{named} can't be {text!r}: {error}", hint=hint) from error
+    values.setdefault("data_dir", _default_data_dir(environ))
+    host = values.get("host", "127.0.0.1")
+    values.setdefault("registration", "open" if is_loopback(host) else "closed")
+    values["registry_env"] = tuple((name, environ[name]) for name in REGISTRY_VARIABLES if environ.get(name))
+    return Settings(**values)
+
+
+def _default_data_dir(environ: Mapping[str, str]) -> Path:
+    if os.geteuid() == 0:
+        return Path("/var/lib/hearth")
+    return Path(environ.get("HOME") or Path.home()) / ".local" / "share" / "hearth"
+
+
+def _choice(*allowed: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in allowed:
+            raise InvalidInput("it is not one of the choices", hint=f"use one of: {', '.join(allowed)}")
+        return text
+
+    return read
+
+
+def _number(smallest: int, largest: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not smallest <= int(text) <= largest:
+            raise InvalidInput("it is out of bounds", hint=f"use a whole number from {smallest} to {largest}")
+        return int(text)
+
+    return read
+
+
+def _networks(text: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    for name in names:
+        ipaddress.ip_network(name)
+    return names
+
+
+def _unenforced(text: str) -> frozenset[str]:
+    names = frozenset(part.strip() for part in text.split(",") if part.strip())
+    if not names <= ENFORCEABLE:
+        raise InvalidInput("it names no limit", hint=f"use some of: {', '.join(sorted(ENFORCEABLE))}")
+    return names
+
+
+def _isolation(text: str) -> str:
+    if text == "docker":
+        raise InvalidInput("Docker isolation is not yet supported", hint="use auto or bubblewrap")
+    return _choice("auto", "bubblewrap", "process")(text)
+
+
+def _url(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise InvalidInput("it is not an http or https URL", hint="write it as https://hearth.example.com")
+    return text.rstrip("/")
+
+
+ENFORCEABLE = frozenset({"memory", "cpu", "pids", "tmp", "network"})
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    "data_dir": lambda text: Path(text).expanduser().absolute(),
+    "port": _number(0, 65535),
+    "isolation": _isolation,
+    "registration": _choice("open", "closed"),
+    "public_url": _url,
+    "key_file": lambda text: Path(text).expanduser().absolute(),
+    "max_body": limits.parse_size,
+    "drain_grace": limits.parse_duration,
+    "slots": _number(0, 1000),
+    "max_instances": _number(1, 100_000),
+    "trusted_proxies": _networks,
+    "allow_unenforced": _unenforced,
+    "build_workers": _number(1, 64),
+    "log_level": _choice("debug", "info", "warning", "error"),
+}
+
+
+def settings_to_json(settings: Settings) -> dict[str, Any]:
+    """For handing settings to a process of the platform."""
+    data = dataclasses.asdict(settings)
+    data["data_dir"] = str(settings.data_dir)
+    data["key_file"] = None if settings.key_file is None else str(settings.key_file)
+    data["allow_unenforced"] = sorted(settings.allow_unenforced)
+    return data
+
+
+def settings_from_json(data: dict[str, Any]) -> Settings:
+    """The inverse of `settings_to_json`."""
+    values = dict(data)
+    values["data_dir"] = Path(values["data_dir"])
+    values["key_file"] = None if values["key_file"] is None else Path(values["key_file"])
+    values["trusted_proxies"] = tuple(values["trusted_proxies"])
+    values["allow_unenforced"] = frozenset(values["allow_unenforced"])
+    values["registry_env"] = tuple((name, value) for name, value in values["registry_env"])
+    return Settings(**values)

@@ -1,0 +1,1 @@
+"""System calls that Python's library lacks, by ctypes on libc; nothing here knows of Hearth."""

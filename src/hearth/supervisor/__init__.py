@@ -1,0 +1,1 @@
+"""Binds the public port, starts the platform's processes, restarts them, drains them. No other logic."""
