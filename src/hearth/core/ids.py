@@ -15,6 +15,7 @@ PREFIXES = {
     "user": "usr_",
     "session": "ses_",
     "key": "key_",
+    "password": "pw_",
     "namespace": "ns_",
     "function": "fn_",
     "version": "ver_",

@@ -78,5 +78,10 @@ BUILD_TIMEOUT, BUILD_MEMORY, BUILD_DISK, BUILD_CPU, BUILD_PIDS = 600.0, 2 * GIB,
 BUILD_LOG_MAX = 8 * MIB
 
 ACCESS_TOKEN_TTL, REFRESH_TOKEN_TTL = 900.0, 30 * 86400.0
+REFRESH_OVERLAP = 30.0  # seconds in which a rotated refresh token still works: two commands at once both succeed
+LOGIN_FREE, LOGIN_WAIT_MAX = {"account": 5, "address": 20}, {"account": 60.0, "address": 300.0}  # failures, seconds
+LOGIN_FORGET = 900.0  # seconds after the last failure
+KEY_TTL_MIN, KEY_TTL_MAX = 60, 10 * 365 * 86400  # seconds
+JSON_BODY_MAX = 1 * MIB  # bytes of a request to the management API, uploads apart
 PASSWORD_MIN, PASSWORD_MAX = 10, 1024
 VERSIONS_KEPT = 10

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 
-from hearth.core.errors import InvalidName
+from hearth.core.errors import InvalidInput, InvalidName
 
 _NAME = re.compile(r"[a-z](?:[a-z0-9-]*[a-z0-9])?\Z")
 NAMESPACE_MIN, NAMESPACE_MAX = 3, 30
 FUNCTION_MIN, FUNCTION_MAX = 1, 31
+EMAIL_MAX = 254
+_EMAIL = re.compile(r"[^@\s]{1,64}@[^@\s]+\Z")
 
 
 def _check(kind: str, name: str, shortest: int, longest: int) -> str:
@@ -32,6 +34,17 @@ def check_function(name: str) -> str:
             "'xn' is not a name for a function", hint="host names beginning with xn-- are reserved"
         )
     return _check("function", name, FUNCTION_MIN, FUNCTION_MAX)
+
+
+def check_email(text: str) -> str:
+    """Return an e-mail address in the one form that is stored and compared: trimmed, lower case.
+
+    Only the shape is judged (RFC 5321, section 4.5.3.1.3: 254 characters at most). Raises InvalidInput.
+    """
+    email = text.strip().lower()
+    if len(email) > EMAIL_MAX or not email.isprintable() or _EMAIL.match(email) is None:
+        raise InvalidInput(f"{text[:64]!a} is not an e-mail address", hint="write it like jo@example.com")
+    return email
 
 
 def split_reference(text: str, default_namespace: str | None) -> tuple[str, str]:

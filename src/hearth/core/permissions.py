@@ -21,6 +21,7 @@ class Action(StrEnum):
     DEPLOY = "deploy"  # create, deploy, roll back, delete a function
     MANAGE = "manage"  # members, secrets, keys of others
     ADMINISTER = "administer"  # users of the platform
+    ACCOUNT = "account"  # one's own: password, sessions, keys
 
 
 class Decision(StrEnum):
@@ -43,13 +44,17 @@ class KeyScope:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks. A user (roles by namespace id) or a key (its scope, and the roles of the user who made it)."""
+    """Who asks. A user (roles by namespace id) or a key (its scope, and the roles of the user who made it).
+
+    `id` is the user's or the key's, `user_id` always that of the person behind it.
+    """
 
     id: str
     label: str  # what X-Hearth-Caller says: ``user:ID`` or ``key:ID``
     roles: tuple[tuple[str, Role], ...] = ()
     administrator: bool = False
     key: KeyScope | None = None
+    user_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,8 @@ def decide(principal: Principal | None, action: Action, resource: Resource) -> D
     stranger = Decision.CHALLENGE if action is Action.INVOKE and resource.auth == "key" else Decision.HIDE
     if principal is None:
         return stranger if resource.namespace_id is not None else Decision.CHALLENGE
+    if action is Action.ACCOUNT:  # a key that leaked must not be able to make itself others
+        return Decision.ALLOW if principal.key is None else Decision.DENY
     if action is Action.ADMINISTER or resource.namespace_id is None:
         return Decision.ALLOW if principal.administrator and principal.key is None else Decision.DENY
     role = dict(principal.roles).get(resource.namespace_id)

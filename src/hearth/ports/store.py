@@ -100,12 +100,24 @@ class AccountStore(Protocol):
         """Note when keys were last used (id → ms), in one batch."""
         ...
 
+    async def session_of(self, refresh_hash: bytes) -> str | None:
+        """The session that a refresh token belongs to, even when it was rotated or has expired."""
+        ...
+
+    async def begin_login(self, subjects: Sequence[str]) -> float:
+        """Count an attempt as a failure and return 0; or return the seconds to wait and count nothing. One transaction.
+
+        Counting before the password is looked at is what keeps a hundred attempts at once from all being free;
+        `note_login` with success takes it back.
+        """
+        ...
+
     async def login_delay(self, subjects: Sequence[str]) -> float:
         """Seconds that a login from any of these subjects (``account:…``, ``address:…``) must wait; 0 when free."""
         ...
 
     async def note_login(self, subjects: Sequence[str], success: bool) -> None:
-        """Count a failure, or forget the account's failures after a success. Kept in the database: processes share it."""
+        """Count a failure, or after a success forget the accounts' failures and take one of the addresses' back."""
         ...
 
 

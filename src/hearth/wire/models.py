@@ -78,6 +78,21 @@ class Session(Model):
     tokens: Tokens
 
 
+class ChangePassword(Request):
+    old: str
+    new: str
+
+
+class ServerInfo(Model):
+    """What anybody may know of a server before he has an account."""
+
+    version: str
+    registration: str  # open | closed
+    first_user: bool  # nobody has registered yet: who does becomes the administrator
+    setup_token: bool  # that first registration needs the token that `hearth up` printed
+    public_url: str
+
+
 class NewUser(Request):
     email: str
     password: str

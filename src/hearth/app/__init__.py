@@ -1,0 +1,1 @@
+"""Use cases: what the platform does, on ports alone. Nothing here opens a file, a socket or a database."""
