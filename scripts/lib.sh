@@ -1,0 +1,70 @@
+# What the scripts share: sourced, not run. Sets $root and $py; makes the project's own virtual environment.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+
+say() { printf '\033[1m» %s\033[0m\n' "$*" >&2; }
+die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+
+# need_packages NAME...: Debian packages that must be there; installed when root, else named.
+need_packages() {
+  local missing=() name
+  command -v dpkg-query >/dev/null || { check_programs; return; }
+  for name in "$@"; do
+    dpkg-query -W -f='${db:Status-Status}' "$name" 2>/dev/null | grep -qx installed || missing+=("$name")
+  done
+  [ ${#missing[@]} -eq 0 ] && return
+  if [ "$(id -u)" != 0 ]; then
+    die "missing packages; install them with: sudo apt-get install -y ${missing[*]}"
+  fi
+  say "installing ${missing[*]}"
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null 2>&1 && return
+  apt-get update -q >/dev/null
+  apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+# Not Debian or Ubuntu: the programs must be there, wherever they come from.
+check_programs() {
+  local name
+  for name in bwrap nft ip setpriv mkfs.ext4 tar; do
+    command -v "$name" >/dev/null || PATH=$PATH:/usr/sbin:/sbin command -v "$name" >/dev/null ||
+      die "the program $name is missing; install it with your system's package manager"
+  done
+}
+
+find_python() {
+  local name
+  for name in /usr/bin/python3 python3.13 python3.12 python3.11 python3; do
+    if command -v "$name" >/dev/null && "$name" -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      command -v "$name"
+      return
+    fi
+  done
+  die "Python 3.11 or newer with venv is needed; on Debian 12 or Ubuntu 24.04: sudo apt-get install -y python3 python3-venv"
+}
+
+system_packages() {
+  need_packages python3 python3-venv bubblewrap nftables libnftables1 libseccomp2 iproute2 conntrack util-linux e2fsprogs ca-certificates tar "$@"
+}
+
+# make_venv: .venv with exactly what uv.lock says.
+make_venv() {
+  py="$root/.venv/bin/python"
+  if [ ! -x "$py" ] || ! "$py" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    local found
+    found=$(find_python)
+    say "making .venv with $found"
+    rm -rf .venv
+    "$found" -m venv .venv
+  fi
+  if [ ! -x .venv/bin/uv ]; then
+    .venv/bin/python -m pip --version >/dev/null 2>&1 || "$py" -m ensurepip >/dev/null
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check "uv==$(sed -n '/^name = "uv"$/{n;s/version = "\(.*\)"/\1/p}' uv.lock)"
+  fi
+  if [ ! -e .venv/.synced ] || [ uv.lock -nt .venv/.synced ] || [ pyproject.toml -nt .venv/.synced ]; then
+    say "installing dependencies"
+    UV_PROJECT_ENVIRONMENT="$root/.venv" .venv/bin/uv sync --frozen --quiet --no-progress --python "$py"
+    touch .venv/.synced
+  fi
+}
