@@ -1,0 +1,223 @@
+"""A method for each endpoint of the management API.
+
+Every method raises what `connection.Connection.stream` raises, and ProtocolViolation for an answer that makes no
+sense. Times in the models are milliseconds since the epoch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote
+
+import httpx
+
+from hearth.client.connection import Connection
+from hearth.client.http import parse
+from hearth.core.errors import HearthError
+from hearth.core.limits import BUILD_TIMEOUT
+from hearth.wire import models
+
+T = TypeVar("T", bound=models.Model)
+_CHUNK = 64 * 1024
+_STORE_TIMEOUT = 300.0  # seconds in which the server has to check and store an archive that has arrived
+_PAGE = 200
+
+
+class Client:
+    """The management API of one server, over a `Connection`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    # accounts
+
+    def register(
+        self, email: str, password: str, *, namespace: str | None = None, setup_token: str | None = None
+    ) -> models.Session:
+        """Make an account and log in: the tokens are stored."""
+        asked = models.Register(email=email, password=password, namespace=namespace, setup_token=setup_token)
+        return self._start_session("/api/v1/auth/register", asked)
+
+    def login(self, email: str, password: str) -> models.Session:
+        """Log in: the tokens are stored."""
+        return self._start_session("/api/v1/auth/login", models.Login(email=email, password=password))
+
+    def _start_session(self, path: str, asked: models.Request) -> models.Session:
+        answer = self.connection.request("POST", path, body=asked.model_dump_json().encode(), anonymous=True)
+        session = parse(models.Session, answer)
+        self.connection.store_login(session)
+        return session
+
+    def logout(self) -> HearthError | None:
+        """End the session and forget its tokens. Forgets them also when the server can't be told: returns why."""
+        login = self.connection.login()
+        if login is None:
+            return None
+        refused: HearthError | None = None
+        body = models.Logout(refresh_token=login.refresh_token).model_dump_json().encode()
+        try:
+            self.connection.request("POST", "/api/v1/auth/logout", body=body)
+        except HearthError as error:
+            refused = error
+        self.connection.forget_login()
+        return refused
+
+    def whoami(self) -> models.Who:
+        return self._get(models.Who, "/api/v1/auth/whoami")
+
+    def change_password(self, old: str, new: str) -> None:
+        body = json.dumps({"old": old, "new": new}).encode()
+        self.connection.request("POST", "/api/v1/auth/password", body=body)
+
+    def server(self) -> ServerInfo:
+        """What the server says of itself to anybody."""
+        return parse(ServerInfo, self.connection.request("GET", "/api/v1/server", anonymous=True))
+
+    def keys(self) -> Iterator[models.KeyItem]:
+        return self._pages(models.KeyItem, "/api/v1/keys")
+
+    def create_key(self, key: models.NewKey) -> models.CreatedKey:
+        return self._post(models.CreatedKey, "/api/v1/keys", key)
+
+    def revoke_key(self, key_id: str) -> None:
+        self.connection.request("DELETE", f"/api/v1/keys/{quote(key_id, safe='')}")
+
+    def users(self) -> Iterator[models.UserItem]:
+        return self._pages(models.UserItem, "/api/v1/users")
+
+    def add_user(self, user: models.NewUser) -> models.UserItem:
+        return self._post(models.UserItem, "/api/v1/users", user)
+
+    def set_user_disabled(self, user: str, disabled: bool) -> None:
+        """`user` is an id or an e-mail."""
+        verb = "disable" if disabled else "enable"
+        self.connection.request("POST", f"/api/v1/users/{quote(user, safe='@')}/{verb}")
+
+    # functions
+
+    def functions(self, namespace: str) -> Iterator[models.FunctionItem]:
+        return self._pages(models.FunctionItem, "/api/v1/functions", {"namespace": namespace})
+
+    def function(self, namespace: str, name: str) -> models.FunctionDetail:
+        return self._get(models.FunctionDetail, _path(namespace, name))
+
+    def delete_function(self, namespace: str, name: str) -> None:
+        self.connection.request("DELETE", _path(namespace, name))
+
+    def versions(self, namespace: str, name: str) -> Iterator[models.VersionItem]:
+        return self._pages(models.VersionItem, _path(namespace, name, "/versions"))
+
+    def version(self, namespace: str, name: str, number: int) -> models.VersionItem:
+        return self._get(models.VersionItem, _path(namespace, name, f"/versions/{number}"))
+
+    def deploy(
+        self,
+        namespace: str,
+        name: str,
+        archive: Path,
+        *,
+        content_type: str = "application/gzip",
+        progress: Callable[[int], None] = lambda sent: None,
+    ) -> models.Deployed:
+        """Upload an archive as a new version. `progress` is told the number of bytes sent so far."""
+
+        def chunks() -> Iterator[bytes]:
+            sent = 0
+            with archive.open("rb") as file:
+                progress(0)
+                while chunk := file.read(_CHUNK):
+                    yield chunk
+                    sent += len(chunk)
+                    progress(sent)
+
+        answer = self.connection.request(
+            "POST",
+            _path(namespace, name, "/versions"),
+            body=chunks,
+            content_type=content_type,
+            timeout=_STORE_TIMEOUT,
+        )
+        return parse(models.Deployed, answer)
+
+    def progress(self, namespace: str, name: str, number: int) -> Iterator[models.DeployEvent]:
+        """The events of a deploy from its beginning, until one is ``done`` or ``failed``."""
+        path = _path(namespace, name, f"/versions/{number}/progress")
+        return self._lines(models.DeployEvent, path, {}, timeout=BUILD_TIMEOUT + 60)
+
+    def logs(
+        self,
+        namespace: str,
+        name: str,
+        *,
+        since_ms: int | None = None,
+        invocation: str | None = None,
+        version: int | None = None,
+        source: str | None = None,
+        limit: int | None = None,
+        follow: bool = False,
+    ) -> Iterator[models.LogItem]:
+        """Log lines, oldest first; with `follow` it goes on until it is closed."""
+        asked: dict[str, str | int | None] = {
+            "since_ms": since_ms,
+            "invocation": invocation,
+            "version": version,
+            "source": source,
+            "limit": limit,
+            "follow": "true" if follow else None,
+        }
+        params = {key: value for key, value in asked.items() if value is not None}
+        timeout = None if follow else 60.0
+        return self._lines(models.LogItem, _path(namespace, name, "/logs"), params, timeout=timeout)
+
+    # shapes
+
+    def _get(self, model: type[T], path: str) -> T:
+        return parse(model, self.connection.request("GET", path))
+
+    def _post(self, model: type[T], path: str, asked: models.Request) -> T:
+        return parse(model, self.connection.request("POST", path, body=asked.model_dump_json().encode()))
+
+    def _pages(self, item: type[T], path: str, params: Mapping[str, str] | None = None) -> Iterator[T]:
+        after: str | None = None
+        while True:
+            asked = {**(params or {}), "limit": str(_PAGE), **({"after": after} if after is not None else {})}
+            # mypy can't follow a generic model that is made from a value
+            page_model: type[models.Page[T]] = models.Page[item]  # type: ignore[valid-type]
+            page = parse(page_model, self.connection.request("GET", path, params=asked))
+            yield from page.items
+            if page.next is None:
+                return
+            after = page.next
+
+    def _lines(
+        self, item: type[T], path: str, params: Mapping[str, str | int], *, timeout: float | None
+    ) -> Iterator[T]:
+        with self.connection.stream("GET", path, params=params, timeout=timeout) as response:
+            for line in split_lines(response):
+                yield parse(item, line)
+
+
+class ServerInfo(models.Model):
+    """What `GET /api/v1/server` answers."""
+
+    version: str
+    registration: str
+    first_user: bool
+    public_url: str
+
+
+def split_lines(response: httpx.Response) -> Iterator[bytes]:
+    """The lines of an ndjson answer. (httpx's own splits at U+2028 too, which may stand inside a JSON string.)"""
+    rest = b""
+    for piece in response.iter_raw():
+        *whole, rest = (rest + piece).split(b"\n")
+        yield from (line for line in whole if line.strip())
+    if rest.strip():
+        yield rest
+
+
+def _path(namespace: str, name: str, rest: str = "") -> str:
+    return f"/api/v1/functions/{quote(namespace, safe='')}/{quote(name, safe='')}{rest}"

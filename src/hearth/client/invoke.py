@@ -1,0 +1,90 @@
+"""Calling a function, with the right credential for it and no other."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+
+import httpx
+
+from hearth.client.api import Client
+from hearth.client.errors import error_from_body
+from hearth.client.http import read_some
+from hearth.core.errors import InvalidInput
+from hearth.core.limits import STREAM_MAX, TIMEOUT_MAX
+
+ERROR_HEADER = "X-Hearth-Error"  # says that an answer is Hearth's own, not the function's
+INVOCATION_HEADER = "X-Hearth-Invocation"
+_ANSWER_MAX = TIMEOUT_MAX + STREAM_MAX  # seconds; the platform's own deadlines are far below
+_ERROR_BODY_MAX = 1 << 20
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")  # RFC 9110, section 5.6.2
+
+
+def credential_headers(client: Client, namespace: str, name: str) -> dict[str, str]:
+    """The headers by which the caller proves who it is.
+
+    A public function is given `Authorization` as it came (it may have users of its own), so a login's token must
+    never be sent to one: it is asked first what the function is. An API key goes in `X-Hearth-Key`, which no
+    function ever sees.
+
+    Raises:
+        NotFound: no such function, or nobody who may know of it.
+        Unauthenticated: the session has ended.
+    """
+    token = client.connection.bearer()
+    if token is None:
+        return {}
+    if client.connection.api_key is not None:
+        return {"X-Hearth-Key": token}
+    if client.function(namespace, name).auth == "public":
+        return {}
+    return {"Authorization": f"Bearer {client.connection.bearer()}"}
+
+
+@contextlib.contextmanager
+def invoke(
+    client: Client,
+    namespace: str,
+    name: str,
+    *,
+    method: str,
+    path: str = "",
+    headers: Mapping[str, str],
+    body: bytes | None,
+) -> Iterator[httpx.Response]:
+    """Call a function; yields the function's own answer, whatever its status, with its body still to be read.
+
+    Args:
+        path: what comes after the function's name, with its query, percent-encoded by the caller.
+        headers: sent as they are, besides the credential.
+
+    Raises:
+        FunctionError: the function failed; its traceback, where we may see it, is in ``details``.
+        HearthError: any other answer of the platform's own.
+    """
+    if not method.isalpha():
+        raise InvalidInput(f"{method!r} is not an HTTP method", hint="write GET, POST, PUT, …")
+    for key, value in headers.items():
+        if _HEADER_NAME.match(key) is None or not value.isascii() or not value.isprintable():
+            raise InvalidInput(f"{key!r} can't be sent as a header", hint="write NAME:VALUE in plain ASCII")
+    own = {"authorization", "x-hearth-key"}.isdisjoint(key.lower() for key in headers)
+    sent = {**(credential_headers(client, namespace, name) if own else {}), **headers}
+    target = f"/fn/{namespace}/{name}" + (path if path.startswith(("/", "?")) or not path else f"/{path}")
+    connection = client.connection
+    with connection.http.exchange(
+        method.upper(), target, body=body, headers=sent, timeout=_ANSWER_MAX
+    ) as response:
+        if ERROR_HEADER not in response.headers:
+            yield response
+            return
+        error = error_from_body(
+            read_some(response, _ERROR_BODY_MAX),
+            status=response.status_code,
+            server=connection.server,
+            retry_after=response.headers.get("Retry-After"),
+        )
+        invocation = response.headers.get(INVOCATION_HEADER)
+        if invocation is not None:
+            error.details.setdefault("invocation", invocation)
+    raise error
