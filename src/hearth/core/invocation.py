@@ -1,0 +1,59 @@
+"""What is kept of invocations: every failed, cold, slow or cancelled one, and a sample of the rest."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+SAMPLED_PER_SECOND = 50  # of a function's ordinary calls
+SLOW_QUANTILE = 0.99
+SLOW_AFTER = 200  # calls before "slow" means something
+
+
+class Outcome(StrEnum):
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Sampler:
+    """Decides, for one function, which invocations are kept. O(1), a few additions per call.
+
+    The mark of slowness is a running estimate of the 99th percentile: it steps up by much when a call is above it and
+    down by little when it is below, so that it comes to rest where one in a hundred is above (Ma, Muthukrishnan and
+    Sandler, "Frugal streaming for estimating quantiles", 2013; the step here is a share of the mark).
+    """
+
+    __slots__ = ("mark", "sampled", "second", "seen")
+
+    def __init__(self) -> None:
+        self.mark = 0.0
+        self.seen = 0
+        self.second = 0
+        self.sampled = 0
+
+    def keep(self, seconds: float, now: float, notable: bool) -> bool:
+        """Whether to keep a call.
+
+        Args:
+            seconds: how long the function took.
+            now: monotonic seconds.
+            notable: it failed, was cold or was cancelled; such are always kept.
+        """
+        self.seen += 1
+        mark = self.mark
+        if seconds > mark:
+            self.mark = seconds if mark == 0.0 else mark * (1 + 0.1 * SLOW_QUANTILE)
+            if self.seen > SLOW_AFTER:
+                notable = True
+        else:
+            self.mark = mark * (1 - 0.1 * (1 - SLOW_QUANTILE))
+        if notable:
+            return True
+        second = int(now)
+        if second != self.second:
+            self.second = second
+            self.sampled = 0
+        if self.sampled < SAMPLED_PER_SECOND:
+            self.sampled += 1
+            return True
+        return False
