@@ -101,7 +101,7 @@ class Supervisor:
         delay = 0.0
         while True:
             child = self._children[spec.name]
-            code = await child.ended
+            code = await asyncio.shield(child.ended)  # this watcher may be cancelled, the future not
             if self._stopping.is_set():
                 return
             lived = time.monotonic() - child.started
