@@ -1,0 +1,78 @@
+"""What differs between databases: how to connect, and what time it is there."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, QueuePool, StaticPool, create_engine, event, text
+from sqlalchemy.engine import URL
+
+_NOW = {
+    # julianday has a resolution of 40 microseconds; unixepoch('subsec') needs SQLite 3.42
+    "sqlite": "SELECT CAST(ROUND((julianday('now') - 2440587.5) * 86400000) AS INTEGER)",
+    "postgresql": "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)",
+}
+_STATEMENTS = {name: text(sql) for name, sql in _NOW.items()}
+BUSY_TIMEOUT = 5.0  # seconds to wait for another process's writer
+
+
+def database_ms(connection: Connection) -> int:
+    """The database's clock, milliseconds since the epoch: the one clock that all processes share."""
+    return int(connection.execute(_STATEMENTS[connection.dialect.name]).scalar_one())
+
+
+def create_file(path: Path) -> None:
+    """Make an empty database file that only its owner reads. Its -wal and -shm take over that mode."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def sqlite_writer(path: Path, *, durable: bool) -> Engine:
+    """An engine with one connection, whose transactions take the write lock at once.
+
+    Args:
+        durable: True syncs every commit to the disk, so that what was answered survives a power cut;
+            False may lose the last commits then, but never the database (https://sqlite.org/pragma.html#pragma_synchronous).
+    """
+    engine = _engine(path, StaticPool)
+
+    def prepare(connection: sqlite3.Connection, _: Any) -> None:
+        _pragmas(connection)
+        connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+
+    event.listen(engine, "connect", prepare)
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    return engine
+
+
+def sqlite_readers(path: Path, size: int) -> Engine:
+    """An engine whose connections can't write, each with a snapshot per transaction."""
+    engine = _engine(path, QueuePool, pool_size=size, max_overflow=0)
+
+    def prepare(connection: sqlite3.Connection, _: Any) -> None:
+        _pragmas(connection)
+        connection.execute("PRAGMA query_only=ON")
+
+    event.listen(engine, "connect", prepare)
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+    return engine
+
+
+def _engine(path: Path, pool: type[StaticPool] | type[QueuePool], **options: Any) -> Engine:
+    # isolation_level None: the sqlite3 module begins nothing by itself, the listeners above do
+    return create_engine(
+        URL.create("sqlite", database=str(path)),
+        poolclass=pool,
+        connect_args={"check_same_thread": False, "isolation_level": None, "timeout": BUSY_TIMEOUT},
+        **options,
+    )
+
+
+def _pragmas(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute("PRAGMA trusted_schema=OFF")
+    connection.execute("PRAGMA journal_size_limit=67108864")

@@ -1,0 +1,135 @@
+"""Bring a database to this program's schema, or say why not.
+
+One process at a time migrates; the others wait and find it done. A SQLite file that has data is copied to
+``backups/`` beside it first. A migration is one transaction: it happens whole or not at all.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, inspect
+from sqlalchemy.exc import SQLAlchemyError
+
+from hearth.core.errors import StartupFailed
+from hearth.store.errors import translate
+
+_log = logging.getLogger(__name__)
+LOCK_WAIT = 120.0  # seconds that another process's migration may take
+
+
+def migrate(engine: Engine, path: Path, now_ms: int) -> None:
+    """Bring the database at `path` to the newest schema. Blocks.
+
+    Raises:
+        StartupFailed: it was written by a newer Hearth or is not Hearth's, another process holds it, or the
+            migration failed (the file is as it was then).
+    """
+    config = _config()
+    scripts = ScriptDirectory.from_config(config)
+    head = scripts.get_current_head()
+    known = {script.revision for script in scripts.walk_revisions()}
+    try:
+        with _alone(path), engine.begin() as connection:
+            current = _revision(connection, known, path)
+            if current == head:
+                return
+            if current is not None:
+                copy = backup(path, current, now_ms)
+                _log.info("the database is migrated from %s to %s; a copy is in %s", current, head, copy)
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    except SQLAlchemyError as error:
+        problem = translate(error)
+        raise StartupFailed(
+            f"the database can't be brought to this version's schema: {problem}",
+            hint=getattr(problem, "hint", None) or "nothing was changed; look at the server's log",
+        ) from error
+
+
+def _config() -> Config:
+    config = Config()
+    folder = Path(__file__).with_name("migrations")
+    config.set_main_option("script_location", str(folder).replace("%", "%%"))  # % is ConfigParser's own
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _revision(connection: Connection, known: set[str], path: Path) -> str | None:
+    """The schema that is there; None for an empty file. Raises StartupFailed."""
+    current = MigrationContext.configure(connection).get_current_revision()
+    if current is None:
+        if inspect(connection).get_table_names():
+            raise StartupFailed(
+                f"{path} is a database, but not one of Hearth's",
+                hint="choose another --data-dir or move the file away",
+            )
+        return None
+    if current not in known:
+        raise StartupFailed(
+            f"the database was written by a newer Hearth (schema {current})",
+            hint="run that version again, or restore the copy that it made in DATA_DIR/backups",
+        )
+    return current
+
+
+def backup(path: Path, label: str, now_ms: int) -> Path:
+    """Copy a database that is in use, whole and consistent, to ``backups/`` beside it; returns the copy's path.
+
+    Raises:
+        StartupFailed: the copy can't be written.
+    """
+    folder = path.parent / "backups"
+    target = folder / f"{path.stem}-{label}-{now_ms}.db"
+    partial = target.with_suffix(".partial")
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
+        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(partial)) as copy:
+            source.backup(copy)
+        for place in (partial, folder):  # the copy is on the disk before it counts, and its name as well
+            descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+            os.fsync(descriptor)
+            os.close(descriptor)
+            if place == partial:
+                partial.rename(target)
+    except (OSError, sqlite3.Error) as error:
+        partial.unlink(missing_ok=True)
+        raise StartupFailed(
+            f"the database can't be copied before its migration: {error}",
+            hint=f"make room for it in {folder}",
+        ) from error
+    return target
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold the lock of opening and migrating; the kernel gives it back when its holder dies."""
+    descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        deadline = time.monotonic() + LOCK_WAIT
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise StartupFailed(
+                        "another process has been migrating the database for two minutes",
+                        hint="look what it does; end it and start again",
+                    ) from None
+                time.sleep(0.05)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Alembic's scripts. Each is final once released; `docs/contributing/new-migration.md` says how the next one is made."""

@@ -1,0 +1,103 @@
+"""What processes write of themselves and of what they ran, in relaxed batches."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Table, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from hearth.core.records import InvocationRow, SandboxRow
+from hearth.store import tables as t
+from hearth.store.database import Database
+from hearth.store.writer import Tx
+
+
+class Processes:
+    """`ProcessStore`."""
+
+    _db: Database
+
+    async def start_owner(self, owner: str, node: str, kind: str) -> None:
+        def write(tx: Tx) -> None:
+            now = tx.database_ms()
+            row = {
+                "id": owner,
+                "node": node,
+                "kind": kind,
+                "started_ms": now,
+                "heartbeat_ms": now,
+                "ended_ms": None,
+            }
+            _upsert(tx, t.owners, [row])
+
+        await self._db.write(write)
+
+    async def heartbeat(self, owner: str) -> None:
+        def write(tx: Tx) -> None:
+            o = t.owners.c
+            now = tx.database_ms()
+            tx.connection.execute(update(t.owners).where(o.id == owner).values(heartbeat_ms=now))
+
+        await self._db.write(write)
+
+    async def end_owner(self, owner: str) -> None:
+        def write(tx: Tx) -> None:
+            _mark_gone(tx, [owner])
+
+        await self._db.write(write)
+
+    async def save_sandboxes(self, rows: Sequence[SandboxRow]) -> None:
+        def write(tx: Tx) -> None:
+            # A version that is deleted meanwhile leaves its sandbox without a namespace; nothing is refused for it.
+            v = t.versions.c
+            wanted = {row.version_id for row in rows if row.version_id is not None}
+            found = tx.connection.execute(select(v.id, v.namespace_id).where(v.id.in_(wanted)))
+            namespaces = {row.id: row.namespace_id for row in found}
+            values = [
+                dataclasses.asdict(row)
+                | {"namespace_id": namespaces.get(row.version_id or ""), "updated_ms": tx.now_ms}
+                for row in rows
+            ]
+            _upsert(tx, t.sandboxes, values)
+
+        if rows:
+            await self._db.write(write)
+
+    async def save_invocations(self, rows: Sequence[InvocationRow]) -> None:
+        values = [dataclasses.asdict(row) for row in rows]
+        if rows:
+            await self._db.write(lambda tx: _upsert(tx, t.invocations, values))
+
+    async def clear_owners(self, node: str) -> int:
+        def write(tx: Tx) -> int:
+            o = t.owners.c
+            live = select(o.id).where(o.node == node, o.ended_ms.is_(None))
+            return _mark_gone(tx, list(tx.connection.execute(live).scalars()))
+
+        return await self._db.write(write)
+
+
+def _mark_gone(tx: Tx, owners: list[str]) -> int:
+    """End processes and all that they had; returns how many sandboxes that were."""
+    s, o = t.sandboxes.c, t.owners.c
+    gone = tx.connection.execute(
+        update(t.sandboxes)
+        .where(s.owner.in_(owners), s.state != "gone")
+        .values(state="gone", updated_ms=tx.now_ms)
+    )
+    tx.connection.execute(update(t.owners).where(o.id.in_(owners)).values(ended_ms=tx.database_ms()))
+    return gone.rowcount
+
+
+def _upsert(tx: Tx, table: Table, rows: list[dict[str, Any]]) -> None:
+    """Insert rows, or replace what is given of those that are there."""
+    insert = sqlite.insert if tx.connection.dialect.name == "sqlite" else postgresql.insert
+    statement = insert(table)
+    names = [name for name in rows[0] if name != "id"]
+    statement = statement.on_conflict_do_update(
+        index_elements=[table.c.id], set_={name: statement.excluded[name] for name in names}
+    )
+    tx.connection.execute(statement, rows)

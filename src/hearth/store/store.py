@@ -1,0 +1,114 @@
+"""The one adapter of all store ports, put together of a part per consumer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from sqlalchemy import select
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from hearth.core.errors import InvalidInput, NotYetSupported, StartupFailed
+from hearth.ports.clock import Clock, Ids
+from hearth.store import tables as t
+from hearth.store.accounts import Accounts
+from hearth.store.credentials import Credentials
+from hearth.store.database import READERS, Database
+from hearth.store.dialect import create_file, sqlite_readers, sqlite_writer
+from hearth.store.functions import Functions
+from hearth.store.migrate import migrate
+from hearth.store.processes import Processes
+from hearth.store.routes import Routes
+from hearth.store.work import Work
+from hearth.store.writer import Tx
+
+_FINGERPRINT = "root_key_fingerprint"
+
+
+class Store(Accounts, Credentials, Functions, Work, Routes, Processes):
+    """Implements `AccountStore`, `FunctionStore`, `WorkStore`, `RouteStore` and `ProcessStore`. Made by `open`."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    @classmethod
+    async def open(
+        cls,
+        where: Path | str,
+        *,
+        durable: bool,
+        clock: Clock,
+        ids: Ids,
+        publish: Callable[[str], None] = lambda topic: None,
+    ) -> Store:
+        """Open a database and bring it to this program's schema.
+
+        Args:
+            where: the SQLite file, or a URL (``sqlite:////absolute/path``).
+            durable: whether a commit survives a power cut: True for control, which acknowledges; False for
+                shards, whose rows can be lost.
+            publish: called on the loop with ``routes``, ``versions`` or ``credentials`` after such rows changed.
+
+        Raises:
+            StartupFailed: a newer schema, a file that isn't Hearth's, a migration that failed, no access.
+            InvalidInput: `where` is no URL. NotYetSupported: a database that is not there yet.
+        """
+        path = where if isinstance(where, Path) else _path_of(where)
+        engine = sqlite_writer(path, durable=durable)
+
+        def prepare() -> None:
+            try:
+                create_file(path)
+            except OSError as error:
+                raise StartupFailed(
+                    f"the database {path} can't be opened: {error.strerror}",
+                    hint="look at the owner and mode of the data directory",
+                ) from error
+            try:
+                migrate(engine, path, clock.now_ms())
+            finally:
+                engine.dispose()  # the writer's thread makes a connection of its own
+
+        await asyncio.to_thread(prepare)
+        return cls(Database(engine, sqlite_readers(path, READERS), clock, ids, publish))
+
+    async def check_root_key(self, fingerprint: str) -> None:
+        """Hold the root key against the one that this database began with; the first one is remembered.
+
+        Raises:
+            StartupFailed: it is another key, with which nothing stored here could be read.
+        """
+
+        def write(tx: Tx) -> str:
+            known = tx.connection.execute(
+                select(t.meta.c.value).where(t.meta.c.name == _FINGERPRINT)
+            ).scalar_one_or_none()
+            if known is None:
+                tx.connection.execute(t.meta.insert().values(name=_FINGERPRINT, value=fingerprint))
+            return known or fingerprint
+
+        if await self._db.write(write) != fingerprint:
+            raise StartupFailed(
+                "the root key is not the one that this database was made with",
+                hint="put the old key back at DATA_DIR/key (or HEARTH_KEY_FILE)",
+            )
+
+    async def close(self) -> None:
+        """Commit what is queued and close the file."""
+        await self._db.close()
+
+
+def _path_of(url: str) -> Path:
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise InvalidInput(
+            "the database URL is not understood", hint="write sqlite:////path/to/hearth.db"
+        ) from error
+    if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
+        raise NotYetSupported(
+            "only a SQLite file is supported yet", hint="write sqlite:////path/to/hearth.db"
+        )
+    return Path(parsed.database)
