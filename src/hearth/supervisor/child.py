@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,10 +42,9 @@ class Child:
     Args:
         spec: what it is.
         lifeline: read end of a pipe whose other end only the supervisor has: it closes when the supervisor dies.
-        joined: called with the pid once it runs (puts it into the platform's cgroup).
     """
 
-    def __init__(self, spec: ChildSpec, lifeline: int, joined: Callable[[int], None]) -> None:
+    def __init__(self, spec: ChildSpec, lifeline: int) -> None:
         self.spec = spec
         self.started = time.monotonic()
         ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
@@ -73,7 +72,6 @@ class Child:
             os.close(config)
             os.close(ready_write)
         self.pid = self._process.pid
-        joined(self.pid)
         loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[int] = loop.create_future()
         self.ready: asyncio.Future[dict[str, Any]] = loop.create_future()

@@ -27,13 +27,11 @@ class Supervisor:
     Args:
         specs: what to run.
         grace: seconds that requests in work may go on after SIGTERM.
-        joined: called with each child's pid.
     """
 
-    def __init__(self, specs: Sequence[ChildSpec], grace: float, joined: Callable[[int], None]) -> None:
+    def __init__(self, specs: Sequence[ChildSpec], grace: float) -> None:
         self._specs = sorted(specs, key=lambda spec: spec.stage)
         self._grace = grace
-        self._joined = joined
         self._lifeline, self._life = os.pipe2(os.O_CLOEXEC)
         self._children: dict[str, Child] = {}
         self._watchers: list[asyncio.Task[None]] = []
@@ -74,7 +72,7 @@ class Supervisor:
         for _, stage in groupby(self._specs, key=lambda spec: spec.stage):
             specs = list(stage)
             for spec in specs:
-                self._children[spec.name] = Child(spec, self._lifeline, self._joined)
+                self._children[spec.name] = Child(spec, self._lifeline)
             for spec in specs:
                 message = await self._until_ready(self._children[spec.name])
                 if message is None:
@@ -124,7 +122,7 @@ class Supervisor:
             if self._stopping.is_set():
                 return
             try:
-                self._children[spec.name] = Child(spec, self._lifeline, self._joined)
+                self._children[spec.name] = Child(spec, self._lifeline)
             except HearthError as error:
                 log.error("%s", error.message)
 
