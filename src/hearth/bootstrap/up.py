@@ -1,0 +1,193 @@
+"""`hearth up`: the supervisor of one node, wired."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import pwd
+import secrets
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import hearth
+from hearth.config import is_loopback, settings_to_json
+from hearth.core.errors import StartupFailed
+from hearth.core.settings import Settings
+from hearth.linux import mounts
+from hearth.security.rootkey import RootKey, load_root_key
+from hearth.supervisor import view
+from hearth.supervisor.child import ChildSpec
+from hearth.supervisor.datadir import DataDir
+from hearth.supervisor.group import PlatformGroup
+from hearth.supervisor.sockets import bind_public
+from hearth.supervisor.supervisor import Supervisor
+from hearth.telemetry.log import configure
+
+log = logging.getLogger(__name__)
+
+PLATFORM_USER = "hearth"
+_PLATFORM_UIDS = range(
+    1_946_091_520, 1_946_157_056
+)  # below the sandboxes' range; see drivers/bubblewrap/uids.py
+
+
+def run(settings: Settings) -> None:
+    """Run the platform in the foreground until SIGTERM or Ctrl-C.
+
+    Raises:
+        StartupFailed: it can't start; nothing is left behind.
+    """
+    configure("supervisor", settings.log_level)
+    root = os.geteuid() == 0
+    if not root and settings.isolation != "process":
+        raise StartupFailed(
+            "hearth up as an ordinary user can't isolate functions yet",
+            hint="run it as root, or, for development only and without any isolation, with --isolation process",
+        )
+    data = DataDir(settings.data_dir)
+    try:
+        uid, gid = _platform_ids(data.instance) if root else (os.getuid(), os.getgid())
+        group = PlatformGroup.of(data.instance) if root else None
+        if group is not None:
+            left = group.clear()
+            if left:
+                log.warning("ended %d processes that an earlier hearth left", left)
+            group.enter()
+        key = load_root_key(settings.key_file or settings.data_dir / "key", create=settings.key_file is None)
+        data.give_to(uid, gid)
+        sockets = bind_public(settings.host, settings.port, 1)
+        settings = replace(settings, port=sockets[0].getsockname()[1])
+        settings = replace(settings, public_url=settings.public_url or _public_url(settings))
+        run_dir = _run_dir(data.instance, settings, root)
+        (run_dir / "control").mkdir(mode=0o700)
+        os.chown(run_dir / "control", uid, gid)
+        setup_token = None if is_loopback(settings.host) else secrets.token_urlsafe(18)
+        specs = _specs(settings, data.instance, run_dir, uid, gid, key, sockets[0].fileno(), setup_token)
+        try:
+            asyncio.run(
+                Supervisor(specs, settings.drain_grace).run(
+                    lambda said: _announce(settings, said, setup_token)
+                )
+            )
+        finally:
+            for sock in sockets:
+                sock.close()
+            _remove_run_dir(run_dir, root)
+            if group is not None:
+                group.leave()
+    finally:
+        data.close()
+
+
+def _platform_ids(instance: str) -> tuple[int, int]:
+    """The user that control, shards and resolver run as: `hearth` where there is one, else a number of the platform's own."""
+    try:
+        entry = pwd.getpwnam(PLATFORM_USER)
+        return entry.pw_uid, entry.pw_gid
+    except KeyError:
+        uid = _PLATFORM_UIDS[int(instance, 16) % len(_PLATFORM_UIDS)]
+        return uid, uid
+
+
+def _public_url(settings: Settings) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
+    return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{settings.port}"
+
+
+def _run_dir(instance: str, settings: Settings, root: bool) -> Path:
+    """The folder of sockets; as root also the platform's mount namespace."""
+    if not root:
+        return Path(tempfile.mkdtemp(prefix="hearth-"))
+    run_dir = Path(f"/run/hearth-{instance}")
+    package = Path(hearth.__file__).resolve().parent
+    needed = [package, Path(sys.prefix), Path(sys.base_prefix), settings.data_dir]
+    view.enter(run_dir, [path.resolve() for path in needed])
+    return run_dir
+
+
+def _remove_run_dir(run_dir: Path, root: bool) -> None:
+    if root:
+        mounts.unmount(run_dir)
+        run_dir.rmdir()
+        return
+    for path in sorted(run_dir.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    run_dir.rmdir()
+
+
+def _specs(
+    settings: Settings,
+    instance: str,
+    run_dir: Path,
+    uid: int,
+    gid: int,
+    key: RootKey,
+    listener: int,
+    setup_token: str | None,
+) -> Sequence[ChildSpec]:
+    common: dict[str, Any] = {
+        "settings": settings_to_json(settings),
+        "instance": instance,
+        "run_dir": str(run_dir),
+        "uid": uid,
+        "gid": gid,
+    }
+    key_fd = os.memfd_create("hearth-key", os.MFD_CLOEXEC)
+    os.write(key_fd, key.secret)
+
+    def spec(
+        name: str, module: str, stage: int, extra: dict[str, Any], fds: dict[str, int], drop: bool = True
+    ) -> ChildSpec:
+        argv = (sys.executable, "-I", "-m", f"hearth.bootstrap.{module}")
+        return ChildSpec(
+            name,
+            (*_dropped(uid, gid), *argv) if drop else argv,
+            {**common, "name": name, "extra": extra},
+            stage,
+            fds,
+        )
+
+    prefixes = [str(path) for path in (Path(sys.base_prefix).resolve(),) if not path.is_relative_to("/usr")]
+    return [
+        spec("keeper", "keeper", 0, {"prefixes": prefixes}, {}, drop=False),
+        spec("control", "control", 1, {"setup_token": setup_token}, {"key": key_fd}),
+        spec("resolver", "resolver", 2, {}, {}),
+        spec("shard-0", "shard", 2, {"token_key": key.token_public_key().hex()}, {"listener": listener}),
+    ]
+
+
+def _dropped(uid: int, gid: int) -> tuple[str, ...]:
+    """What is put before a command so that it runs without privileges; nothing when we have none."""
+    if os.geteuid() != 0:
+        return ()
+    return (
+        "setpriv",
+        f"--reuid={uid}",
+        f"--regid={gid}",
+        "--clear-groups",
+        "--no-new-privs",
+        "--bounding-set=-all",
+        "--inh-caps=-all",
+        "--",
+    )
+
+
+def _announce(settings: Settings, said: dict[str, dict[str, Any]], setup_token: str | None) -> None:
+    isolation = said["keeper"]
+    lines = [
+        f"Hearth {hearth.__version__}",
+        f"  URL        {settings.public_url}",
+        f"  Isolation  {isolation['isolation']}",
+        f"  Data       {settings.data_dir}",
+    ]
+    lines += [f"  Warning    {warning}" for warning in isolation["warnings"]]
+    if setup_token is not None and said["control"]["first_user"]:
+        lines.append(f"  Set-up     the first account needs this token: {setup_token}")
+    lines.append("Ready.")
+    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.flush()
