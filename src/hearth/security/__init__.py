@@ -1,0 +1,1 @@
+"""Passwords, tokens, keys: everything here that is cryptography is a library's."""
