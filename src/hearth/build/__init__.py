@@ -1,0 +1,1 @@
+"""Builds: archives taken apart, toolchains found or fetched, build sandboxes run."""
