@@ -1,5 +1,1 @@
-"""Rows: SQLAlchemy tables and queries on SQLite, migrated by Alembic."""
-
-from hearth.store.store import Store
-
-__all__ = ["Store"]
+"""Rows: SQLAlchemy tables and queries on SQLite, migrated by Alembic. `hearth.store.store.Store` is what is wired."""
