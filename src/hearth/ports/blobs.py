@@ -25,6 +25,17 @@ class Blobs(Protocol):
 
     def exists(self, kind: str, digest: str) -> bool: ...
 
+    def touch(self, kind: str, digest: str) -> bool:
+        """Make a blob young again, so that `collect` leaves it until a row names it; False when there is none."""
+        ...
+
+    def free(self) -> int:
+        """Bytes that may still be written."""
+        ...
+
     async def collect(self, kind: str, keep: set[str], older_than_s: float) -> int:
-        """Remove what is neither in `keep` nor young; returns how many."""
+        """Remove what is neither in `keep` nor young (by its last `touch` or `adopt`); returns how many.
+
+        Kind ``tmp`` removes staging folders that nobody adopted.
+        """
         ...

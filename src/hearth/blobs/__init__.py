@@ -1,0 +1,1 @@
+"""Sources and artifacts: folders addressed by the digest of their content."""

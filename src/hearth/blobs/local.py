@@ -1,0 +1,130 @@
+"""Blobs on the local data directory: ``sources/<digest>/``, ``artifacts/<digest>/``, and ``tmp/`` for what is not whole yet."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import re
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from hearth.blobs.digest import tree_digest
+from hearth.core.errors import PlatformError
+
+FOLDERS = {"source": "sources", "artifact": "artifacts"}
+_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
+
+
+class LocalBlobs:
+    """`ports.blobs.Blobs` on one data directory.
+
+    Args:
+        data_dir: exists and belongs to this process's user.
+
+    Raises PlatformError where the disk refuses.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self._root = data_dir
+        for name in (*FOLDERS.values(), "tmp"):
+            folder = data_dir / name
+            folder.mkdir(mode=0o755, exist_ok=True)
+
+    def staging(self) -> Path:
+        """A fresh 0700 folder below ``tmp/``."""
+        return Path(tempfile.mkdtemp(prefix="stage-", dir=self._root / "tmp"))
+
+    async def adopt(self, kind: str, staged: Path) -> str:
+        """Make a staged tree permanent; returns its digest. The staged folder is gone afterwards."""
+        return await asyncio.to_thread(self._adopt, kind, staged)
+
+    def _adopt(self, kind: str, staged: Path) -> str:
+        try:
+            digest = tree_digest(staged)
+            place = self.path(kind, digest)
+            if not self.touch(kind, digest):
+                staged.chmod(0o755)
+                _sync(staged)
+                try:
+                    staged.rename(place)
+                except OSError:
+                    if not place.is_dir():  # else another build of the same content was quicker
+                        raise
+                _sync_folder(place.parent)
+                self.touch(kind, digest)
+        except OSError as error:
+            raise PlatformError(
+                f"what was unpacked could not be kept: {error.strerror}",
+                hint="look at the disk of the data directory",
+            ) from error
+        shutil.rmtree(staged, ignore_errors=True)
+        return digest
+
+    def path(self, kind: str, digest: str) -> Path:
+        """Where a blob is. Raises ValueError for what is no digest: it never becomes part of a path."""
+        if not _DIGEST.match(digest):
+            raise ValueError("not a digest")
+        return self._root / FOLDERS[kind] / digest
+
+    def exists(self, kind: str, digest: str) -> bool:
+        return self.path(kind, digest).is_dir()
+
+    def touch(self, kind: str, digest: str) -> bool:
+        """Make a blob young again, so that `collect` leaves it; False when there is none."""
+        try:
+            os.utime(self.path(kind, digest))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def free(self) -> int:
+        """Bytes that this process may still write on the data directory's disk."""
+        return shutil.disk_usage(self._root).free
+
+    async def collect(self, kind: str, keep: set[str], older_than_s: float) -> int:
+        """Remove what is neither in `keep` nor young; kind ``tmp`` removes what was never finished."""
+        return await asyncio.to_thread(self._collect, kind, keep, older_than_s)
+
+    def _collect(self, kind: str, keep: set[str], older_than_s: float) -> int:
+        tmp = self._root / "tmp"
+        folder = tmp if kind == "tmp" else self._root / FOLDERS[kind]
+        limit = time.time() - older_than_s
+        gone = 0
+        for entry in os.scandir(folder):
+            try:
+                if entry.name in keep or entry.stat(follow_symlinks=False).st_mtime > limit:
+                    continue
+                doomed = Path(entry.path)
+                if kind != "tmp":  # out of sight in one step: half a tree is never found under a digest
+                    doomed = tmp / f"gone-{entry.name}"
+                    Path(entry.path).rename(doomed)
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(doomed)
+                else:
+                    doomed.unlink()
+                gone += 1
+            except OSError:
+                continue  # in use, or gone already; the next round tries again
+        return gone
+
+
+def _sync(folder: Path) -> None:
+    """Have the disk keep what is below a folder: syncfs(2), one call instead of one for each of 20,000 files."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(fd) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+    finally:
+        os.close(fd)
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

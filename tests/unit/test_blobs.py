@@ -1,0 +1,117 @@
+"""Folders by digest: whole or not at all, and never collected while somebody needs them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hearth.blobs.digest import tree_digest
+from hearth.blobs.local import LocalBlobs
+from hearth.core.errors import InvalidSource
+from hearth.ports.blobs import Blobs
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> LocalBlobs:
+    return LocalBlobs(tmp_path)
+
+
+def fill(folder: Path, text: str = "x") -> Path:
+    (folder / "a").mkdir()
+    (folder / "a" / "f").write_text(text)
+    (folder / "l").symlink_to("a/f")
+    return folder
+
+
+async def test_adopt(blobs: LocalBlobs) -> None:
+    port: Blobs = blobs
+    staged = fill(port.staging())
+    assert staged.stat().st_mode & 0o777 == 0o700
+    digest = await port.adopt("source", staged)
+    place = port.path("source", digest)
+    assert (place / "l").read_text() == "x"
+    assert place.stat().st_mode & 0o777 == 0o755
+    assert not staged.exists()
+    assert port.exists("source", digest)
+    assert not port.exists("artifact", digest)
+    assert port.free() > 0
+
+
+async def test_the_same_again(blobs: LocalBlobs) -> None:
+    first = await blobs.adopt("source", fill(blobs.staging()))
+    os.utime(blobs.path("source", first), (1, 1))
+    staged = fill(blobs.staging())
+    assert await blobs.adopt("source", staged) == first
+    assert not staged.exists()
+    assert await blobs.collect("source", set(), 60) == 0  # it is young again
+    assert blobs.exists("source", first)
+
+
+def test_digest_sees_all_that_matters_and_nothing_else(tmp_path: Path) -> None:
+    root = tmp_path / "t"
+    root.mkdir()
+    fill(root)
+    seen = {tree_digest(root)}
+    os.utime(root / "a" / "f", (1, 1))
+    assert tree_digest(root) in seen
+
+    def changed() -> None:
+        digest = tree_digest(root)
+        assert digest not in seen
+        seen.add(digest)
+
+    (root / "a" / "f").chmod(0o755)
+    changed()
+    (root / "a" / "f").write_text("y")
+    changed()
+    (root / "a" / "f").rename(root / "a" / "g")
+    changed()
+    (root / "l").unlink()
+    (root / "l").symlink_to("a/g")
+    changed()
+    (root / "l").unlink()
+    (root / "l").write_text("a/g")
+    changed()
+    (root / "e").mkdir()
+    changed()
+
+
+def test_digest_is_stable(tmp_path: Path) -> None:
+    """It is in the database: another value would orphan everybody's sources."""
+    (tmp_path / "a").write_text("x")
+    assert tree_digest(tmp_path) == ("d29e78761c62e90019320723d8ec97a80fa050231aa8aba36f34f7a4ee49c1dd")
+
+
+async def test_odd_things_are_refused(blobs: LocalBlobs) -> None:
+    staged = blobs.staging()
+    os.mkfifo(staged / "pipe")
+    with pytest.raises(InvalidSource):
+        await blobs.adopt("source", staged)
+
+
+def test_a_digest_never_walks(blobs: LocalBlobs) -> None:
+    for name in ("..", "../../etc", "A" * 64, "a" * 63, "a" * 64 + "\n"):
+        with pytest.raises(ValueError, match="digest"):
+            blobs.path("source", name)
+
+
+async def test_collect(blobs: LocalBlobs) -> None:
+    kept = await blobs.adopt("artifact", fill(blobs.staging(), "kept"))
+    old = await blobs.adopt("artifact", fill(blobs.staging(), "old"))
+    young = await blobs.adopt("artifact", fill(blobs.staging(), "young"))
+    for digest in (kept, old):
+        os.utime(blobs.path("artifact", digest), (1, 1))
+    assert await blobs.collect("artifact", {kept}, 60) == 1
+    assert [blobs.exists("artifact", digest) for digest in (kept, old, young)] == [True, False, True]
+
+
+async def test_collect_unfinished(blobs: LocalBlobs, tmp_path: Path) -> None:
+    old, young = fill(blobs.staging()), fill(blobs.staging())
+    (tmp_path / "tmp" / "loose").write_text("x")
+    os.utime(tmp_path / "tmp" / "loose", (1, 1))
+    os.utime(old, (1, 1))
+    assert await blobs.collect("tmp", set(), 60) == 2
+    assert not old.exists()
+    assert young.exists()
