@@ -79,6 +79,15 @@ class Connection:
             self.credentials.write(saved.with_login(self.server, login).with_server(self.server))
         return login
 
+    def remember(self, *, namespace: str | None = None) -> None:
+        """Talk to this server by default from now on, and where somebody is logged in, in that namespace."""
+        with self.credentials.locked():
+            saved = self.credentials.read().with_server(self.server)
+            login = saved.logins.get(self.server)
+            if login is not None and namespace is not None:
+                saved = saved.with_login(self.server, dataclasses.replace(login, use=namespace))
+            self.credentials.write(saved)
+
     def forget_login(self) -> None:
         """Drop this server's entry from the token file."""
         with self.credentials.locked():

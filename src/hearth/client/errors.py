@@ -5,19 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hearth.core.errors import FunctionError, HearthError, PlatformError, UserError
+from hearth.core.errors import FunctionError, HearthError, PlatformError, UserError, error_classes
 
 _BY_SOURCE: dict[str, type[HearthError]] = {"request": UserError, "function": FunctionError}
-
-
-def _classes() -> dict[str, type[HearthError]]:
-    found: dict[str, type[HearthError]] = {}
-    waiting: list[type[HearthError]] = [HearthError]
-    while waiting:
-        cls = waiting.pop()
-        found[cls.code] = cls
-        waiting.extend(cls.__subclasses__())
-    return found
 
 
 def error_from_body(body: bytes, *, status: int, server: str, retry_after: str | None = None) -> HearthError:
@@ -43,7 +33,7 @@ def error_from_body(body: bytes, *, status: int, server: str, retry_after: str |
     details: dict[str, Any] = dict(error.get("details") or {})
     if error.get("request_id"):
         details.setdefault("request_id", error["request_id"])
-    cls = _classes().get(code)
+    cls = error_classes().get(code)
     if cls is None:
         cls = _BY_SOURCE.get(str(error.get("source")), PlatformError)
         details["code"] = code

@@ -1,0 +1,54 @@
+"""From options, environment and token file to a client and a namespace."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from hearth.cli.options import Options
+from hearth.config import client_settings, environment
+from hearth.core.names import check_namespace, split_reference
+
+if TYPE_CHECKING:
+    from hearth.client.api import Client
+
+DEFAULT_SERVER = "http://127.0.0.1:8080"
+
+
+@contextlib.contextmanager
+def connect(options: Options) -> Iterator[Client]:
+    """A client of the server that is meant: --server, HEARTH_SERVER, the remembered one, this machine's.
+
+    Raises:
+        InvalidInput: the server's URL, the key or the token file makes no sense.
+    """
+    from hearth.client.api import Client
+    from hearth.client.connection import Connection
+    from hearth.client.credentials import CredentialsFile
+    from hearth.client.http import normalise_server
+
+    settings = client_settings(environment())
+    credentials = CredentialsFile(settings.config_dir)
+    server = options.server or settings.server or credentials.read().server or DEFAULT_SERVER
+    with Connection(normalise_server(server), credentials, api_key=settings.token) as connection:
+        yield Client(connection)
+
+
+def namespace_of(options: Options, client: Client) -> str:
+    """The namespace that is meant: --namespace, HEARTH_NAMESPACE, the one of `hearth use`, the person's own.
+
+    Raises:
+        InvalidName: what was given is no namespace.
+        Unauthenticated: nobody is logged in, and none was given.
+    """
+    given = options.namespace or client_settings(environment()).namespace
+    if given is None and client.connection.api_key is None:
+        login = client.connection.login()
+        given = (login.use or login.namespace) if login is not None else None
+    return check_namespace(given if given is not None else client.whoami().namespace)
+
+
+def resolve(options: Options, client: Client, reference: str) -> tuple[str, str]:
+    """The (namespace, function) of ``NAME`` or ``NS/NAME``. Raises as `namespace_of`, and InvalidName."""
+    return split_reference(reference, None if "/" in reference else namespace_of(options, client))

@@ -1,0 +1,159 @@
+"""The entry of `hearth` and `serverless-cli`."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from hearth import __version__
+from hearth.cli import errors
+from hearth.cli.options import common
+from hearth.core.errors import HearthError
+
+# Each command's module and the name in it. Modules are imported when their command runs, or for a list of all.
+COMMANDS = {
+    "up": "up:up",
+    "register": "accounts:register",
+    "login": "accounts:login",
+    "logout": "accounts:logout",
+    "whoami": "accounts:whoami",
+    "use": "accounts:use",
+    "password": "password:password",
+    "keys": "keys:keys",
+    "users": "users:users",
+    "create-function": "create:create_function",
+    "deploy-function": "deploy:deploy_function",
+    "list": "functions:list_functions",
+    "describe": "functions:describe",
+    "versions": "functions:versions",
+    "invoke": "invoke:invoke",
+    "logs": "logs:logs",
+    "delete": "functions:delete",
+}
+ALIASES = {"new": "create-function", "deploy": "deploy-function"}
+
+
+class LazyGroup(click.Group):
+    """Knows its commands by name, imports them when asked, and knows what a misspelt one may have meant."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        place = COMMANDS.get(ALIASES.get(cmd_name, cmd_name))
+        if place is None:
+            return None
+        module, _, attribute = place.partition(":")
+        found = getattr(importlib.import_module(f"hearth.cli.commands.{module}"), attribute)
+        if not isinstance(found, click.Command):
+            raise TypeError(f"{place} is no command")
+        return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if not name.startswith("-") and self.get_command(ctx, name) is None:
+            near = difflib.get_close_matches(name, (*COMMANDS, *ALIASES), n=1, cutoff=0.5)
+            error = click.UsageError(f"there is no command {name!r}", ctx)
+            raise HintedUsageError(error, f"did you mean {near[0]}?" if near else "see: hearth --help")
+        return super().resolve_command(ctx, args)
+
+
+class HintedUsageError(click.UsageError):
+    """A usage error with a hint of its own."""
+
+    def __init__(self, error: click.UsageError, hint: str) -> None:
+        super().__init__(error.message, error.ctx)
+        self.hint = hint
+
+
+@click.group(
+    cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
+)
+@common
+@click.version_option(__version__, prog_name="hearth", message="%(prog)s %(version)s")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Run functions in Go, Python and Node.js on your own machine.
+
+    \b
+    Example:
+      hearth up                          # in one terminal: the platform
+      hearth register --email a@example.com
+      hearth create-function -n hello    # in another: a function
+      hearth deploy-function -n hello
+      hearth invoke hello
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code. Never raises what a person can cause."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in given
+    try:
+        with cli.make_context(_program(), given) as ctx:
+            cli.invoke(ctx)
+        sys.stdout.flush()
+    except click.exceptions.Exit as finished:
+        return finished.exit_code
+    except HearthError as error:
+        return _report(as_json, error.code, error.message, error.hint, error.details, errors.exit_code(error))
+    except click.ClickException as error:
+        message, hint = _usage(error)
+        return _report(as_json, "usage", message, hint, {}, errors.USAGE)
+    except BrokenPipeError:
+        return _leave_quietly()
+    except (KeyboardInterrupt, click.Abort):
+        return errors.INTERRUPTED
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename is not None else ""
+        return _report(as_json, "os_error", f"{name}{error.strerror or error}", None, {}, errors.FAILED)
+    return errors.OK
+
+
+def _program() -> str:
+    name = Path(sys.argv[0]).name
+    return name if name == "serverless-cli" else "hearth"
+
+
+def _usage(error: click.ClickException) -> tuple[str, str]:
+    message = error.format_message()
+    message = message[:1].lower() + message[1:]
+    if isinstance(error, HintedUsageError):
+        return message, error.hint
+    if isinstance(error, click.NoSuchOption):
+        near = f"did you mean {error.possibilities[0]}?" if error.possibilities else None
+        message = f"there is no option {error.option_name}"
+        return message, near or f"see: {_path(error)} --help"
+    return message, f"see: {_path(error)} --help"
+
+
+def _path(error: click.ClickException) -> str:
+    ctx = error.ctx if isinstance(error, click.UsageError) else None
+    return ctx.command_path if ctx is not None else "hearth"
+
+
+def _report(
+    as_json: bool, code: str, message: str, hint: str | None, details: dict[str, object], status: int
+) -> int:
+    line = errors.error_json(code, message, hint, details) if as_json else errors.error_line(message, hint)
+    with contextlib.suppress(OSError):  # nobody is there to be told
+        click.echo(line, err=True)
+    return status
+
+
+def _leave_quietly() -> int:
+    """Whoever read our output has left; Python's own flush at exit is not to complain of it."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return errors.BROKEN_PIPE

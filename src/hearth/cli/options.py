@@ -1,0 +1,52 @@
+"""The options that every command takes, before or after its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(slots=True)
+class Options:
+    """What was given on the command line; None where nothing was. Filled in while click parses."""
+
+    server: str | None = None
+    namespace: str | None = None
+    json: bool = False
+
+
+def _keep(ctx: click.Context, param: click.Parameter, value: object) -> None:
+    options = ctx.ensure_object(Options)
+    if value and param.name is not None:  # the command's own value wins over the one before its name
+        setattr(options, param.name, value)
+
+
+def common(command: F) -> F:
+    """Add --server, --namespace and --json to a command; its function gets them by `pass_options`."""
+    for option in (
+        click.option("--json", is_flag=True, expose_value=False, callback=_keep, help="Print JSON."),
+        click.option(
+            "--namespace",
+            metavar="NS",
+            expose_value=False,
+            callback=_keep,
+            help="Namespace to work in (HEARTH_NAMESPACE; remembered by: hearth use NS).",
+        ),
+        click.option(
+            "--server",
+            metavar="URL",
+            expose_value=False,
+            callback=_keep,
+            help="Platform to talk to (HEARTH_SERVER; remembered by login).",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+pass_options = click.make_pass_decorator(Options, ensure=True)
