@@ -95,14 +95,9 @@ def _soon_free(policy: Policy, stats: Stats, memory: Memory) -> bool:
     return (stats.waiting / lanes + 1) * memory.service <= cold
 
 
-def served(memory: Memory, seconds: float) -> Memory:
-    """A request took so long."""
-    return Memory(_average(memory.service, seconds), memory.cold, memory.failures, memory.not_before)
-
-
 def started(memory: Memory, seconds: float) -> Memory:
     """A start succeeded and took so long; failures are forgotten."""
-    return Memory(memory.service, _average(memory.cold, seconds))
+    return Memory(memory.service, smooth(memory.cold, seconds))
 
 
 def failed(memory: Memory, now: float, first: float = 0.5, longest: float = 30.0) -> Memory:
@@ -111,5 +106,6 @@ def failed(memory: Memory, now: float, first: float = 0.5, longest: float = 30.0
     return Memory(memory.service, memory.cold, memory.failures + 1, now + pause)
 
 
-def _average(before: float | None, value: float) -> float:
+def smooth(before: float | None, value: float) -> float:
+    """The next exponential average; the first value is its own."""
     return value if before is None else before + SMOOTHING * (value - before)

@@ -1,0 +1,201 @@
+"""From nothing to an instance: a warm slot (or a fresh one), the code attached, the handler loaded."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import signal
+from collections.abc import Callable
+
+from hearth.app.slot import Slot, Workshop
+from hearth.app.slots import Slots
+from hearth.core.errors import (
+    FunctionCrashed,
+    FunctionLoadFailed,
+    FunctionTimeout,
+    HearthError,
+    NotFound,
+    SandboxFailed,
+)
+from hearth.core.function import FunctionConfig
+from hearth.core.launch import Attachment, Exit, Limits, Network, SlotKind, Toolchain
+from hearth.core.limits import format_size
+from hearth.core.routing import Deployed
+from hearth.ports.driver import CanAttach
+
+EXIT_WAIT = 2.0  # seconds between a closed connection and the exit that explains it
+
+
+class PartsGone(SandboxFailed):
+    """The version's artifact or its exact toolchain is not on this node any more; it has to be built again."""
+
+
+class Launcher:
+    """Makes instances. The pool decides when.
+
+    Args:
+        workshop: driver, guests, runtimes, logs, rows.
+        slots: warm ones, and how others are made.
+        toolchain_of: the exact toolchain that a version was built with, or None when this node has it no more.
+        on_parts_gone: told of a version that must be built again.
+    """
+
+    def __init__(
+        self,
+        workshop: Workshop,
+        slots: Slots,
+        toolchain_of: Callable[[Deployed], Toolchain | None],
+        on_parts_gone: Callable[[Deployed], None] = lambda version: None,
+    ) -> None:
+        self._shop = workshop
+        self._slots = slots
+        self._toolchain_of = toolchain_of
+        self._on_parts_gone = on_parts_gone
+
+    def kind_of(self, version: Deployed) -> tuple[SlotKind, Toolchain] | None:
+        """The kind of slot that a version needs, and its toolchain; None when that is gone."""
+        toolchain = self._toolchain_of(version)
+        if toolchain is None:
+            return None
+        networked = version.config.network == "internet"
+        name = version.config.runtime
+        return SlotKind(self._shop.driver.name, name, toolchain.version, networked), toolchain
+
+    async def launch(self, version: Deployed) -> Slot:
+        """A slot that has loaded this version.
+
+        Raises:
+            FunctionLoadFailed: its handler could not be imported or took longer than `init_timeout`.
+            FunctionCrashed: it exited while loading; says how, with what it printed last.
+            PartsGone: it has to be built again first.
+            NoCapacity, SandboxFailed, KeeperUnavailable, StoreUnavailable, LimitUnenforceable: it could not be tried.
+        """
+        found = self.kind_of(version)
+        if found is None:
+            raise self._gone(version, "its toolchain")
+        kind, toolchain = found
+        slot = self._slots.take(kind)
+        if slot is not None:
+            try:
+                return await self._prepare(slot, version)
+            except (SandboxFailed, FunctionCrashed) as error:
+                # A slot may have died while it waited; only a fresh one can tell whether the function is at fault.
+                if isinstance(error, PartsGone) or (
+                    isinstance(error, FunctionCrashed) and "load" in slot.phases
+                ):
+                    raise
+        attaches = isinstance(self._shop.driver, CanAttach)
+        slot = await self._slots.start(kind, toolchain, None if attaches else attachment(version))
+        return await self._prepare(slot, version)
+
+    async def discard(self, slot: Slot, grace: float) -> None:
+        """Remove a slot's sandbox."""
+        await self._slots.discard(slot, grace)
+
+    async def cause_of_death(self, slot: Slot) -> FunctionCrashed:
+        """Why an instance whose connection closed has ended."""
+        try:
+            async with asyncio.timeout(EXIT_WAIT):
+                end = await self._shop.driver.wait(slot.handle)
+        except (TimeoutError, HearthError):
+            end = Exit(None, reason="it closed its connection")
+        return crash(end, slot)
+
+    async def _prepare(self, slot: Slot, version: Deployed) -> Slot:
+        try:
+            await self._attach(slot, version)
+            await self._load(slot, version)
+        except BaseException:
+            await self._slots.discard(slot, 0.0)
+            raise
+        return slot
+
+    async def _attach(self, slot: Slot, version: Deployed) -> None:
+        shop, began = self._shop, self._shop.clock.monotonic()
+        slot.belongs_to(version, lambda: None)
+        if isinstance(shop.driver, CanAttach):
+            try:
+                await shop.driver.attach(slot.handle, attachment(version))
+            except NotFound:
+                raise self._gone(version, "its artifact") from None
+        shop.rows.change(slot.id, "attached", version=version.id)
+        slot.phases["attach"] = shop.clock.monotonic() - began
+
+    async def _load(self, slot: Slot, version: Deployed) -> None:
+        shop, began, config = self._shop, self._shop.clock.monotonic(), version.config
+        identity = {"function": version.name, "namespace": version.namespace, "version": str(version.number)}
+        payload = shop.runtimes[config.runtime].load(_with_handler(config, version.handler), identity)
+        loading = asyncio.create_task(slot.guest.load(payload, began + config.init_timeout))
+        exiting = asyncio.create_task(shop.driver.wait(slot.handle))
+        try:
+            await asyncio.wait((loading, exiting), return_when=asyncio.FIRST_COMPLETED)
+            slot.phases["load"] = shop.clock.monotonic() - began
+            if not loading.done():  # it exited: whatever its connection still says comes within a moment
+                await asyncio.wait((loading,), timeout=0.2)
+            said = loading.result() if loading.done() else {}
+            if not loading.done():
+                raise crash(exiting.result(), slot)
+        except FunctionCrashed:
+            raise await self.cause_of_death(slot) from None
+        except FunctionTimeout:
+            raise FunctionLoadFailed(
+                f"it did not finish loading within {config.init_timeout:g} s",
+                hint="do less at import, or raise init_timeout in function.yaml",
+                details=_tail(slot),
+            ) from None
+        except FunctionLoadFailed as error:
+            raise FunctionLoadFailed(
+                error.message, hint=error.hint, details={**_tail(slot), **error.details}
+            ) from None
+        finally:
+            for task in (loading, exiting):
+                task.cancel()
+            await asyncio.gather(loading, exiting, return_exceptions=True)
+        slot.handler = str(said.get("handler", "")) or config.handler
+
+    def _gone(self, version: Deployed, what: str) -> PartsGone:
+        self._on_parts_gone(version)
+        return PartsGone(
+            f"{what} is not on this machine any more; it is built again from its source", retry_after=5
+        )
+
+
+def attachment(version: Deployed) -> Attachment:
+    """What makes a slot this version's."""
+    config = version.config
+    return Attachment(
+        artifact=version.artifact,
+        limits=Limits(memory=config.memory, cpu=config.cpu, tmp=config.tmp),
+        network=Network(config.network),
+    )
+
+
+def crash(end: Exit, slot: Slot) -> FunctionCrashed:
+    """An exit as the error that a person sees."""
+    hint = "see the function's logs"
+    if end.oom:
+        memory = slot.version.config.memory if slot.version is not None else 0
+        text = f"it used more than its {format_size(memory)} of memory and was killed"
+        hint = "raise memory in function.yaml"
+    elif end.signal is not None:
+        text = f"it was ended by {_signal_name(end.signal)}"
+    elif end.code is not None:
+        text = f"it exited with code {end.code}"
+    else:
+        text = end.reason or "it ended"
+    return FunctionCrashed(f"the function crashed: {text}", hint=hint, details=_tail(slot))
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _tail(slot: Slot) -> dict[str, str]:
+    return {"tail": "\n".join(slot.tail)} if slot.tail else {}
+
+
+def _with_handler(config: FunctionConfig, handler: str) -> FunctionConfig:
+    return config if config.handler or not handler else dataclasses.replace(config, handler=handler)

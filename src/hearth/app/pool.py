@@ -1,0 +1,367 @@
+"""The instances of this shard. `take` and `give_back` are all that a warm call meets: plain functions, O(1).
+
+Everything runs on the event loop's thread and decides without awaiting, so two requests can't take one instance and
+the reaper can't race a request. Starts and stops are tasks that belong to the pool, not to a request: who leaves early
+leaves a warm instance behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from typing import Any, Protocol
+
+from hearth.app.admission import Granted, Ticket
+from hearth.app.instances import Group, Instance
+from hearth.app.slot import Slot
+from hearth.core import scaling
+from hearth.core.errors import (
+    FunctionError,
+    FunctionTimeout,
+    HearthError,
+    NoCapacity,
+    QueueFull,
+    SandboxFailed,
+)
+from hearth.core.instance import InstanceState
+from hearth.core.routing import Deployed
+from hearth.ports.clock import Clock
+
+PATIENCE = 3.0  # seconds that requests wait through failures of the platform (a keeper that restarts) before they hear
+_log = logging.getLogger(__name__)
+
+
+class Launches(Protocol):
+    """What the pool needs of the launcher."""
+
+    async def launch(self, version: Deployed) -> Slot:
+        """A slot that has this version loaded.
+
+        Raises:
+            FunctionError: it does not load; says why.
+            NoCapacity: this node is full.
+            PlatformError: it could not be tried.
+        """
+        ...
+
+    async def discard(self, slot: Slot, grace: float) -> None:
+        """Remove a slot's sandbox; returns when it is gone. Raises nothing that matters."""
+        ...
+
+
+class Pool:
+    """Every instance that this shard owns.
+
+    Args:
+        launches: starts and removes them.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, launches: Launches, clock: Clock) -> None:
+        self._launches = launches
+        self._clock = clock
+        self._groups: dict[str, Group] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
+        self.on_waiting: Callable[[], None] = lambda: None  # the scaler wants to know that somebody waits
+
+    # The warm path.
+
+    def take(self, version: Deployed) -> Instance | None:
+        """Reserve room on an instance of this version, or None when there is none. O(1)."""
+        group = self._groups.get(version.id)
+        if group is None or not group.free:
+            return None
+        instance = group.free[-1]
+        instance.in_flight += 1
+        group.in_flight += 1
+        if instance.in_flight >= instance.limit:
+            group.free.pop()
+        return instance
+
+    def give_back(self, instance: Instance, now: float, seconds: float | None = None) -> None:
+        """End a reservation. O(1).
+
+        Args:
+            now: monotonic seconds.
+            seconds: how long the request took, when that says something about the function.
+        """
+        group = instance.group
+        instance.in_flight -= 1
+        group.in_flight -= 1
+        if seconds is not None:
+            group.took(seconds)
+        if instance.state is InstanceState.READY:
+            if instance.in_flight == instance.limit - 1:
+                group.free.append(instance)
+            instance.idle_since = now
+            if group.line.waiting:
+                self._serve(group, now, 0.0)
+            elif group.retired and not instance.in_flight:
+                self._retire(instance)
+        elif instance.state is InstanceState.RETIRING and not instance.in_flight:
+            self._stop(instance, 1.0)
+
+    # Waiting.
+
+    def wait(self, version: Deployed, since: float, deadline: float, granted: Granted) -> Ticket:
+        """Queue up for an instance; starts one where the scaler wants it.
+
+        Raises:
+            QueueFull: too many wait already.
+            FunctionError: it failed to load a moment ago, and nothing is up.
+        """
+        group = self._group(version)
+        if (
+            since < group.memory.not_before
+            and not group.instances
+            and isinstance(group.failure, FunctionError)
+        ):
+            raise _again(group.failure)
+        bound = version.config.scale.queue + max(0, group.policy.max - group.ready) * group.policy.concurrency
+        ticket = group.line.join(since, deadline, granted, bound, group.service)
+        self.scale(group, since)
+        self.on_waiting()
+        return ticket
+
+    @contextlib.asynccontextmanager
+    async def lease(self, version: Deployed, deadline: float) -> AsyncIterator[Instance]:
+        """An instance for the length of a block: for who isn't the data path. Raises what `wait` and a ticket tell."""
+        now = self._clock.monotonic()
+        instance = self.take(version)
+        if instance is None:
+            future: asyncio.Future[Instance] = asyncio.get_running_loop().create_future()
+
+            def granted(got: Instance | None, error: HearthError | None, cold: float) -> None:
+                if got is not None:
+                    future.set_result(got)
+                elif error is not None:
+                    future.set_exception(error)
+
+            ticket = self.wait(version, now, deadline, granted)
+            try:
+                instance = await future
+            except asyncio.CancelledError:
+                ticket.cancel()
+                if future.done() and not future.cancelled() and future.exception() is None:
+                    self.give_back(future.result(), self._clock.monotonic())
+                raise
+        try:
+            yield instance
+        finally:
+            self.give_back(instance, self._clock.monotonic())
+
+    # Lives of instances.
+
+    def add(self, version: Deployed, slot: Slot, cold: float = 0.0) -> Instance:
+        """A slot has loaded this version (in `cold` seconds): it takes requests from now on."""
+        now = self._clock.monotonic()
+        group = self._group(version)
+        instance = Instance(group, slot, now)
+        instance.move(InstanceState.READY)
+        group.instances.add(instance)
+        group.free.append(instance)
+        slot.belongs_to(version, lambda: instance.current)
+        slot.on_closed = lambda: self._died(instance)
+        if slot.guest.closed:
+            self._died(instance)
+        else:
+            self._serve(group, now, cold)
+        return instance
+
+    def retire(self, instance: Instance) -> None:
+        """It takes no new requests; when those in work have ended it is stopped."""
+        self._retire(instance)
+
+    def kill(self, instance: Instance) -> None:
+        """Stop it now, whatever is in work there."""
+        self._leave(instance)
+        self._stop(instance, 0.0)
+
+    def serve_only(self, versions: Iterable[Deployed]) -> None:
+        """The routes have changed: versions that are not among these finish what they have and end."""
+        wanted = {version.id: version for version in versions}
+        for key, group in list(self._groups.items()):
+            group.retired = key not in wanted
+            if group.retired:
+                for instance in [i for i in group.instances if not i.in_flight]:
+                    self._retire(instance)
+                self._forget(group)
+        for version in wanted.values():
+            if version.config.scale.min:
+                self._group(version)
+
+    def scale(self, group: Group, now: float) -> None:
+        """Ask `core.scaling` what to do about one version, and do it."""
+        memory = scaling.Memory(
+            group.service, group.memory.cold, group.memory.failures, group.memory.not_before
+        )
+        decision, group.memory = scaling.decide(group.policy, group.stats(now), now, memory)
+        if self._closing or (group.retired and not group.line.waiting):
+            return
+        for _ in range(decision.start):
+            group.starting += 1
+            self._spawn(self._start(group))
+        if decision.stop:
+            for instance in group.idle()[: decision.stop]:
+                self._retire(instance)
+
+    def tick(self, now: float) -> None:
+        """What time brings: late tickets, idle instances, `scale.min`, another try after a failed start."""
+        for group in list(self._groups.values()):
+            for ticket in group.line.expired(now):
+                ticket.granted(None, _too_late(group, now - ticket.since), 0.0)
+            self.scale(group, now)
+            self._forget(group)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for an instance."""
+        return sum(group.line.waiting for group in self._groups.values())
+
+    @property
+    def instances(self) -> list[Instance]:
+        """All that are not gone."""
+        return [instance for group in self._groups.values() for instance in group.instances]
+
+    async def close(self) -> None:
+        """Stop everything; returns when every sandbox is gone."""
+        self._closing = True
+        for group in self._groups.values():
+            for ticket in group.line.clear():
+                ticket.granted(None, NoCapacity("the platform is stopping", retry_after=1), 0.0)
+            for instance in list(group.instances):
+                self.kill(instance)
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # Inside.
+
+    def _group(self, version: Deployed) -> Group:
+        group = self._groups.get(version.id)
+        if group is None:
+            group = self._groups[version.id] = Group(version)
+        return group
+
+    def _forget(self, group: Group) -> None:
+        if not (group.instances or group.starting or group.line.waiting) and (
+            group.retired or (not group.policy.min and group.failure is None)
+        ):
+            self._groups.pop(group.version.id, None)
+
+    def _serve(self, group: Group, now: float, cold: float) -> None:
+        while group.free and (ticket := group.line.pop()) is not None:
+            instance = self.take(group.version)
+            ticket.granted(instance, None, min(cold, now - ticket.since))
+
+    def _leave(self, instance: Instance) -> None:
+        if instance in instance.group.free:
+            instance.group.free.remove(instance)
+
+    def _retire(self, instance: Instance) -> None:
+        if instance.move(InstanceState.RETIRING):
+            self._leave(instance)
+            if not instance.in_flight:
+                self._stop(instance, 1.0)
+
+    def _died(self, instance: Instance) -> None:
+        self._leave(instance)
+        self._stop(instance, 0.0)
+
+    def _stop(self, instance: Instance, grace: float) -> None:
+        if instance.move(InstanceState.STOPPING):
+            self._spawn(self._remove(instance, grace))
+
+    async def _remove(self, instance: Instance, grace: float) -> None:
+        group = instance.group
+        if grace:
+            instance.guest.drain()
+        await self._launches.discard(instance.slot, grace)
+        instance.move(InstanceState.GONE)
+        group.instances.discard(instance)
+        if group.line.waiting:
+            self.scale(group, self._clock.monotonic())
+        self._forget(group)
+
+    async def _start(self, group: Group) -> None:
+        began = self._clock.monotonic()
+        try:
+            slot = await self._launch(group)
+        except HearthError as error:
+            group.starting -= 1
+            self._not_started(group, error)
+            return
+        except Exception:  # a bug of ours must not leave those who wait without an answer
+            _log.exception("a start failed in an unforeseen way")
+            group.starting -= 1
+            self._not_started(group, SandboxFailed("the instance could not be started"))
+            return
+        group.starting -= 1
+        now = self._clock.monotonic()
+        group.memory = scaling.started(group.memory, now - began)
+        group.failure = None
+        if self._closing:
+            await self._launches.discard(slot, 0.0)
+            return
+        instance = self.add(group.version, slot, now - began)
+        if group.retired and not instance.in_flight:
+            self._retire(instance)
+
+    async def _launch(self, group: Group) -> Slot:
+        try:
+            return await self._launches.launch(group.version)
+        except NoCapacity:
+            idle = self._spare(group)
+            if idle is None:
+                raise
+            self._leave(idle)
+            if idle.move(InstanceState.STOPPING):
+                await self._remove(idle, 0.0)
+            return await self._launches.launch(group.version)
+
+    def _spare(self, but: Group) -> Instance | None:
+        """The longest idle instance of another version that is above its `min`."""
+        spare = [
+            group.idle()[0]
+            for group in self._groups.values()
+            if group is not but and group.idle() and group.ready > group.policy.min
+        ]
+        return min(spare, key=lambda instance: instance.idle_since, default=None)
+
+    def _not_started(self, group: Group, error: HearthError) -> None:
+        now = self._clock.monotonic()
+        if group.failure is None:
+            group.failure_since = now
+        group.failure = error
+        mine = isinstance(error, FunctionError)
+        group.memory = (
+            scaling.failed(group.memory, now) if mine else scaling.failed(group.memory, now, 0.1, 2.0)
+        )
+        hopeless = mine or isinstance(error, NoCapacity) or now - group.failure_since > PATIENCE
+        if hopeless and not group.instances and not group.starting:
+            for ticket in group.line.clear():
+                ticket.granted(None, error, now - ticket.since)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _again(error: FunctionError) -> HearthError:
+    """The same error for another request: an exception object belongs to one."""
+    return type(error)(
+        error.message, hint=error.hint, retry_after=error.retry_after, details=dict(error.details)
+    )
+
+
+def _too_late(group: Group, waited: float) -> HearthError:
+    if group.ready:
+        return QueueFull(
+            f"no instance became free in {waited:.0f} s", hint="raise scale.max in function.yaml"
+        )
+    return FunctionTimeout(
+        f"no instance was up after {waited:.0f} s", hint="raise init_timeout in function.yaml"
+    )
