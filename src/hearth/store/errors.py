@@ -45,6 +45,13 @@ _BY_CODE: dict[int, tuple[str, str, float | None]] = {
 
 def translate(error: BaseException) -> BaseException:
     """The error to raise for what an operation raised. Ours pass through, and so does what is a fault of the program."""
+    translated = _translate(error)
+    if translated is not error:
+        translated.__cause__ = error
+    return translated
+
+
+def _translate(error: BaseException) -> BaseException:
     if isinstance(error, HearthError):
         return error
     if isinstance(error, IntegrityError):

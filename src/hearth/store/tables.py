@@ -101,7 +101,7 @@ credentials = Table(
     _ref("namespace_id", "namespaces.id", nullable=True),
     Column("function_id", String(40), ForeignKey("functions.id", ondelete="CASCADE")),
     Column("kind", String(16), nullable=False),
-    Column("hash", Text, unique=True),
+    Column("hash", Text),
     Column("scopes", JSON),
     Column("name", String(64)),
     Column("prefix", String(16)),
@@ -111,6 +111,7 @@ credentials = Table(
     _ms("revoked_ms", nullable=True),
     CheckConstraint("kind IN ('password', 'session', 'key')", name="kind"),
     Index(None, "user_id", "kind"),
+    Index(None, "hash"),
 )
 
 refresh_tokens = Table(

@@ -178,8 +178,8 @@ def upgrade() -> None:
         fk("credentials", "namespace_id", "namespaces.id"),
         fk("credentials", "user_id", "users.id"),
         sa.PrimaryKeyConstraint("id", name="pk_credentials"),
-        sa.UniqueConstraint("hash", name="uq_credentials_hash"),
     )
+    op.create_index("ix_credentials_hash", "credentials", ["hash"])
     op.create_index("ix_credentials_user_id_kind", "credentials", ["user_id", "kind"])
     op.create_table(
         "members",

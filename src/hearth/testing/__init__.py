@@ -1,0 +1,1 @@
+"""Fakes that tests of every room share. Nothing of the platform imports them."""
