@@ -1,0 +1,1 @@
+"""Isolation technologies behind `ports.driver`; strangers to each other."""

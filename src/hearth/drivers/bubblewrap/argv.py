@@ -1,0 +1,155 @@
+"""bubblewrap's command line, as a pure function of what is wanted: see the golden tests.
+
+Every option is there for a reason that a test in tests/security holds; docs/explanation/isolation.md tells them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+INSIDE_UID = 1000
+SHM_BYTES = 16 << 20
+
+# Joins the control groups, is the first to be killed when the machine runs out of memory, then becomes its arguments.
+# `echo` to a file that is opened here: dash knows one-digit descriptors only, and has no `ulimit -u`.
+_JOIN = (
+    'ulimit -c 0 && ulimit -n "$1" || exit 125; shift; '
+    "echo 500 > /proc/self/oom_score_adj || exit 125; "
+    'for file in "$@"; do shift; [ "$file" = -- ] && break; echo 0 > "$file" || exit 125; done; exec "$@"'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """A host path that stands at `target` inside."""
+
+    source: str
+    target: str
+    writable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Fds:
+    """Descriptors that bubblewrap inherits: by number, as they are in the parent."""
+
+    status: int
+    filters: tuple[int, ...]
+    block: int | None = None
+    etc: tuple[tuple[str, int], ...] = ()  # (path inside, memfd)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What the root inside is made of.
+
+    Args:
+        slot: the slot's directory on the host; stands at /hearth.
+        tmp: a tmpfs on the host; stands at /tmp.
+        links: (link inside, what it says), such as ("/bin", "usr/bin").
+        system: host paths bound read-only at their own place, such as /usr.
+        binds: mounts of the sandbox's own.
+    """
+
+    slot: str
+    tmp: str
+    links: tuple[tuple[str, str], ...]
+    system: tuple[str, ...]
+    binds: tuple[Bind, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    workdir: str = "/tmp"
+    hostname: str = "fn"
+
+
+def options(layout: Layout, fds: Fds) -> list[str]:
+    """All options but the program: given to bubblewrap by ``--args``, so that no value of the environment is in `ps`."""
+    out = [
+        *("--unshare-user", "--uid", str(INSIDE_UID), "--gid", str(INSIDE_UID), "--disable-userns"),
+        *("--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup"),
+        *(
+            "--hostname",
+            layout.hostname,
+            "--die-with-parent",
+            "--new-session",
+            "--cap-drop",
+            "ALL",
+            "--clearenv",
+        ),
+    ]
+    for path in layout.system:
+        out += ["--ro-bind", path, path]
+    for link, target in layout.links:
+        out += ["--symlink", target, link]
+    for name, value in layout.env.items():
+        out += ["--setenv", name, value]
+    for path, fd in fds.etc:
+        out += ["--perms", "0444", "--file", str(fd), path]
+    out += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys"]
+    out += ["--dev", "/dev", "--size", str(SHM_BYTES), "--perms", "1777", "--tmpfs", "/dev/shm"]
+    out += ["--remount-ro", "/dev", "--bind", layout.tmp, "/tmp", "--ro-bind", layout.slot, "/hearth"]
+    out += ["--symlink", "/hearth/secrets", "/run/secrets"]
+    for bind in layout.binds:
+        out += ["--bind" if bind.writable else "--ro-bind", bind.source, bind.target]
+    out += ["--chdir", layout.workdir, "--remount-ro", "/", "--json-status-fd", str(fds.status)]
+    if fds.block is not None:
+        out += ["--block-fd", str(fds.block)]
+    for fd in fds.filters:
+        out += ["--add-seccomp-fd", str(fd)]
+    return out
+
+
+def encode(words: list[str]) -> bytes:
+    """For ``--args``: a NUL after each. Raises ValueError when a word has one in it."""
+    if any("\0" in word for word in words):
+        raise ValueError("an argument or environment value has a NUL byte in it")
+    return b"".join(word.encode("utf-8", "surrogateescape") + b"\0" for word in words)
+
+
+def command(
+    *,
+    joins: tuple[str, ...],
+    open_files: int,
+    uid: int,
+    args_fd: int,
+    payload: tuple[str, ...],
+    tools: Mapping[str, str],
+) -> list[str]:
+    """The whole command: join the groups as root, become `uid`, then bubblewrap.
+
+    Args:
+        joins: cgroup.procs files.
+        open_files: RLIMIT_NOFILE inside.
+        uid: host uid and gid. Dropped *before* bubblewrap: its own ``--uid`` leaves host uid 0.
+        args_fd: memfd with `options`, encoded.
+        payload: the program inside.
+        tools: paths of ``sh``, ``setpriv`` and ``bwrap``.
+    """
+    return [
+        *(tools["sh"], "-c", _JOIN, "join", str(open_files), *joins, "--"),
+        *(tools["setpriv"], f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--"),
+        *(tools["bwrap"], "--args", str(args_fd), "--", *payload),
+    ]
+
+
+def etc_files(
+    resolver: str | None, hosts: tuple[tuple[str, str], ...], hostname: str = "fn"
+) -> dict[str, str]:
+    """The files of a made /etc.
+
+    Args:
+        resolver: nameserver's address, or None without a network: names then fail at once.
+        hosts: (name, address).
+    """
+    lines = [f"127.0.0.1 localhost {hostname}", "::1 localhost"]
+    lines += [f"{address} {name}" for name, address in hosts]
+    return {
+        "/etc/passwd": (
+            "root:x:0:0:root:/nonexistent:/usr/sbin/nologin\n"
+            f"fn:x:{INSIDE_UID}:{INSIDE_UID}:function:/tmp:/bin/sh\n"
+            "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+        ),
+        "/etc/group": f"root:x:0:\nfn:x:{INSIDE_UID}:\nnogroup:x:65534:\n",
+        "/etc/hosts": "\n".join(lines) + "\n",
+        "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+        "/etc/resolv.conf": f"nameserver {resolver}\noptions timeout:2 attempts:2\n" if resolver else "",
+    }

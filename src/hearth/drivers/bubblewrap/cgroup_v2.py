@@ -1,0 +1,165 @@
+"""cgroup v2: one directory per sandbox (Documentation/admin-guide/cgroup-v2.rst).
+
+A group that hands controllers to its children may hold no process itself, except the root of the whole tree. So where
+systemd delegated a group to us, everything in it first moves into a leaf.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from hearth.core.launch import Limits, Usage
+from hearth.drivers.bubblewrap import cgroups, files
+
+_LIMITS = ("memory", "cpu", "pids")
+_LEAF = "hearth-platform"
+_DELEGATED = ("trusted.delegate", "user.delegate")  # set by systemd for Delegate=yes
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """Below which directory the instance's own stands.
+
+    Args:
+        path: an existing group.
+        leaf: its own processes must first move into a leaf below it.
+    """
+
+    path: Path
+    leaf: bool
+
+
+def choose_base(mount: Path, self_cgroup: str) -> Base:
+    """Where this process may make groups.
+
+    Args:
+        mount: where the tree is mounted.
+        self_cgroup: content of /proc/self/cgroup; its line ``0::/path`` counts.
+
+    The delegated group of a systemd unit; else, as root, the root of the machine's tree (it alone has no cgroup.type); else,
+    as in a container, the own group.
+    """
+    own = next((line[3:] for line in self_cgroup.splitlines() if line.startswith("0::")), "/")
+    group = mount / own.lstrip("/")
+    if group.name == _LEAF:  # a keeper that was started again
+        return Base(group.parent, leaf=True)
+    if group != mount and _delegated(group):
+        return Base(group, leaf=True)
+    if not (mount / "cgroup.type").exists():
+        return Base(mount, leaf=False)
+    return Base(group, leaf=True)
+
+
+def _delegated(group: Path) -> bool:
+    for name in _DELEGATED:
+        with contextlib.suppress(OSError):
+            if os.getxattr(group, name) == b"1":
+                return True
+    return False
+
+
+class GroupV2:
+    """One sandbox on v2."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.directories = (path,)
+        self.joins = (str(path / "cgroup.procs"),)
+
+    def set_limits(self, limits: Limits) -> None:
+        if (self._path / "memory.max").exists():
+            self._set_memory(limits.memory)
+        if (self._path / "cpu.max").exists():
+            files.write(self._path / "cpu.max", f"{cgroups.quota(limits.cpu)} {cgroups.PERIOD}")
+        if (self._path / "pids.max").exists():
+            files.write(self._path / "pids.max", str(limits.pids + cgroups.OWN_PIDS))
+
+    def _set_memory(self, size: int) -> None:
+        # A limit below what is used is taken by v2, and then kills. Refuse it as v1's kernel does.
+        used = files.number(self._path / "memory.current")
+        if size < used and files.number(self._path / "memory.max", used) > size:
+            self._reclaim(used - size)
+            if files.number(self._path / "memory.current") > size:
+                raise OSError(16, "more memory is used already", str(self._path))
+        files.write(self._path / "memory.max", str(size))
+        files.write_if_there(self._path / "memory.swap.max", "0")
+        files.write_if_there(self._path / "memory.oom.group", "1")
+
+    def _reclaim(self, amount: int) -> None:
+        files.write_if_there(self._path / "memory.reclaim", str(amount))  # Linux 5.19
+
+    def kill(self) -> None:
+        if files.write_if_there(self._path / "cgroup.kill", "1"):  # Linux 5.14
+            return
+        frozen = files.write_if_there(self._path / "cgroup.freeze", "1")
+        cgroups.kill_each(self.directories)
+        if frozen:
+            files.write_if_there(self._path / "cgroup.freeze", "0")
+
+    def usage(self) -> Usage:
+        current = files.number(self._path / "memory.current")
+        return Usage(
+            memory=current,
+            memory_peak=files.number(self._path / "memory.peak", current),  # Linux 5.19
+            cpu_seconds=files.field(self._path / "cpu.stat", "usage_usec") / 1e6,
+            pids=files.number(self._path / "pids.current"),
+            oom_kills=files.field(self._path / "memory.events", "oom_kill"),
+        )
+
+
+class GroupsV2:
+    """``<base>/hearth-<instance>/<sandbox>``."""
+
+    version = "v2"
+
+    def __init__(self, instance: str, base: Base) -> None:
+        self._base = base
+        self._root = base.path / f"hearth-{instance}"
+        self.missing: dict[str, str] = {}
+
+    def open(self) -> None:
+        if self._base.leaf:
+            self._move_into_leaf()
+        self._enable(self._base.path)
+        self._root.mkdir(mode=0o755, exist_ok=True)
+        self._enable(self._root)
+        there = set((self._root / "cgroup.subtree_control").read_text().split())
+        self.missing = {
+            name: f"the cgroup controller {name} is not given to this group (start as a systemd unit with Delegate=yes)"
+            for name in _LIMITS
+            if name not in there
+        }
+
+    def _move_into_leaf(self) -> None:
+        leaf = self._base.path / _LEAF
+        leaf.mkdir(mode=0o755, exist_ok=True)
+        for pid in cgroups.pids_of((self._base.path,)):
+            with contextlib.suppress(ProcessLookupError):
+                files.write(leaf / "cgroup.procs", str(pid))
+
+    def _enable(self, group: Path) -> None:
+        offered = set((group / "cgroup.controllers").read_text().split())
+        for name in _LIMITS:  # one by one: one that is refused must not take the others with it
+            if name in offered:
+                files.write_if_there(group / "cgroup.subtree_control", f"+{name}")
+
+    def create(self, name: str, limits: Limits) -> GroupV2:
+        group = GroupV2(self._root / name)
+        group.directories[0].mkdir(mode=0o755)
+        try:
+            group.set_limits(limits)
+        except OSError:
+            cgroups.remove(group.directories)
+            raise
+        return group
+
+    def existing(self) -> dict[str, cgroups.Group]:
+        if not self._root.is_dir():
+            return {}
+        return {entry.name: GroupV2(entry) for entry in sorted(self._root.iterdir()) if entry.is_dir()}
+
+    def close(self) -> None:
+        cgroups.remove((self._root,))

@@ -1,0 +1,140 @@
+"""Limits on memory, cpu and processes: one control group per sandbox, on cgroup v1, v2, and v1 with a `unified` tree.
+
+What differs between the versions is in `cgroup_v1` and `cgroup_v2`; what both do is here. A sandbox's processes join their group
+before bubblewrap is started, so nothing of it is ever outside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from hearth.core.launch import Limits, Usage
+
+PERIOD = 100_000  # microseconds in which the cpu quota is counted
+OWN_PIDS = 3  # the outer bubblewrap, its inner reaper, and one while they change places
+
+
+class Group(Protocol):
+    """One sandbox's group."""
+
+    @property
+    def joins(self) -> tuple[str, ...]:
+        """The cgroup.procs files to which a process writes itself to be inside."""
+        ...
+
+    @property
+    def directories(self) -> tuple[Path, ...]: ...
+
+    def set_limits(self, limits: Limits) -> None:
+        """Hold these limits from now on. Raises OSError, EBUSY when more memory is used than the new limit."""
+        ...
+
+    def kill(self) -> None:
+        """Send SIGKILL to everything inside; new ones may appear until `pids` is empty, so it is called again."""
+        ...
+
+    def usage(self) -> Usage: ...
+
+
+class Groups(Protocol):
+    """The tree of one Hearth instance."""
+
+    version: str  # v1, v1+unified or v2
+    missing: dict[str, str]  # limit ("memory", "cpu", "pids"): why it can't be held here
+
+    def open(self) -> None:
+        """Make the instance's own directories. Raises OSError."""
+        ...
+
+    def create(self, name: str, limits: Limits) -> Group:
+        """Make a sandbox's group with its limits. Raises OSError; then nothing is left."""
+        ...
+
+    def existing(self) -> dict[str, Group]:
+        """Groups that exist now, by sandbox, whoever made them."""
+        ...
+
+    def close(self) -> None:
+        """Remove the instance's own directories when they are empty."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupMount:
+    """One mounted hierarchy: where, and its controllers (empty for v2)."""
+
+    point: Path
+    version: int
+    controllers: frozenset[str]
+
+
+def parse_mounts(mountinfo: str) -> list[CgroupMount]:
+    """The cgroup hierarchies in a /proc/PID/mountinfo (proc(5)): fields after ``-`` are type, source, super options."""
+    found = []
+    for line in mountinfo.splitlines():
+        left, _, right = line.partition(" - ")
+        kind, _, rest = right.partition(" ")
+        point = Path(left.split(" ")[4])
+        if kind == "cgroup2":
+            found.append(CgroupMount(point, 2, frozenset()))
+        elif kind == "cgroup":
+            options = rest.split(" ")[-1].split(",")
+            found.append(CgroupMount(point, 1, frozenset(options) - {"rw", "ro"}))
+    return found
+
+
+def quota(cpu: float) -> int:
+    """Microseconds of CPU per period; the kernel takes no less than 1000."""
+    return max(1000, int(cpu * PERIOD))
+
+
+def pids_of(directories: tuple[Path, ...]) -> set[int]:
+    """Who is in any of these directories. Threads that are leaving are not listed: see `remove`."""
+    found: set[int] = set()
+    for directory in directories:
+        with contextlib.suppress(FileNotFoundError, OSError):
+            found.update(int(pid) for pid in (directory / "cgroup.procs").read_text().split())
+    return found
+
+
+def kill_each(directories: tuple[Path, ...]) -> None:
+    """SIGKILL to each process inside, by its number read this moment."""
+    for pid in pids_of(directories):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def remove(directories: tuple[Path, ...]) -> bool:
+    """Remove a group's directories; False when the kernel still holds one (call again a little later)."""
+    gone = True
+    for directory in directories:
+        try:
+            directory.rmdir()
+        except FileNotFoundError:
+            continue
+        except OSError:  # EBUSY: a process is still leaving
+            gone = False
+    return gone
+
+
+def detect(instance: str) -> Groups:
+    """The tree of `instance` on this machine.
+
+    Raises FileNotFoundError when no cgroup hierarchy is mounted.
+    """
+    from hearth.drivers.bubblewrap.cgroup_v1 import GroupsV1
+    from hearth.drivers.bubblewrap.cgroup_v2 import GroupsV2, choose_base
+
+    mounts = parse_mounts(Path("/proc/self/mountinfo").read_text())
+    unified = next((mount.point for mount in mounts if mount.version == 2), None)
+    old = {name: mount.point for mount in mounts if mount.version == 1 for name in mount.controllers}
+    if "memory" in old or "pids" in old or "cpu" in old:
+        return GroupsV1(instance, old, unified)
+    if unified is None:
+        raise FileNotFoundError("no cgroup file system is mounted")
+    return GroupsV2(instance, choose_base(unified, Path("/proc/self/cgroup").read_text()))

@@ -1,0 +1,139 @@
+"""What this machine enforces, found out by making sandboxes that try to break each limit."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from hearth.core.errors import HearthError
+from hearth.core.ids import new_id
+from hearth.core.launch import Exit, Handle, Limits, Probe, SandboxSpec, Usage
+from hearth.drivers.bubblewrap.machine import Machine
+
+_TIMEOUT = 10.0
+_MIB = 1 << 20
+
+
+class _Driver(Protocol):
+    async def start(self, spec: SandboxSpec, deadline: float) -> Handle: ...
+    async def wait(self, handle: Handle) -> Exit: ...
+    async def usage(self, handle: Handle) -> Usage: ...
+    async def stop(self, handle: Handle, grace: float) -> Exit: ...
+    def output(self, handle: Handle) -> tuple[int, int]: ...
+
+
+@dataclass
+class _Result:
+    exit: Exit
+    usage: Usage
+    out: str
+    seconds: float
+
+
+@dataclass
+class _Findings:
+    enforces: set[str] = field(default_factory=set)
+    missing: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, name: str, holds: bool, why: str) -> None:
+        if holds:
+            self.enforces.add(name)
+        else:
+            self.missing.append((name, why))
+
+
+async def probe(driver: _Driver, machine: Machine) -> Probe:
+    """Make and remove a handful of sandboxes."""
+    facts = [
+        ("cgroup", machine.groups.version),
+        ("disk", machine.disks.backing),
+        ("uids", f"{machine.uids.range.start}-{machine.uids.range[-1]}"),
+        ("bubblewrap", machine.tools["bwrap"]),
+    ]
+    found = _Findings()
+    for name, why in machine.groups.missing.items():
+        found.missing.append((name, why))
+    try:
+        await _identity(driver, found)
+        for trial in (_memory, _pids, _tmp, _cpu):
+            await trial(driver, found)
+    except HearthError as error:
+        found.missing.append(("sandbox", f"{error.message}. {error.hint or ''}".strip()))
+        return Probe("bubblewrap", False, frozenset(), tuple(found.missing), tuple(facts))
+    found.add(
+        "network", machine.networks is not None, "no network of sandboxes is set up: only network: none"
+    )
+    if machine.disks.backing == "tmpfs":
+        found.missing.append(("disk", "no loop devices or mkfs.ext4: a build's disk counts as its memory"))
+    return Probe("bubblewrap", True, frozenset(found.enforces), tuple(found.missing), tuple(facts))
+
+
+async def _identity(driver: _Driver, found: _Findings) -> None:
+    result = await _run(
+        driver, 'while read -r line; do echo "$line"; done < /proc/self/status; echo; id -u', Limits()
+    )
+    status = dict(line.split(":", 1) for line in result.out.splitlines() if ":" in line)
+    filtered = status.get("Seccomp", "").strip() == "2" and status.get("NoNewPrivs", "").strip() == "1"
+    found.add("seccomp", filtered, "the kernel takes no seccomp filters")
+    found.add("uids", result.out.split()[-1:] == ["1000"], "a sandbox has no uid of its own")
+
+
+async def _memory(driver: _Driver, found: _Findings) -> None:
+    limits = Limits(memory=24 * _MIB, tmp=64 * _MIB)
+    result = await _run(driver, "dd if=/dev/zero of=/tmp/full bs=1M count=48 2>/dev/null", limits)
+    found.add(
+        "memory", result.exit.oom, "more memory could be used than was allowed (is the memory controller on?)"
+    )
+
+
+async def _pids(driver: _Driver, found: _Findings) -> None:
+    script = "i=0; while [ $i -lt 12 ]; do sleep 0.5 & i=$((i+1)); done; wait; exit 77"
+    result = await _run(driver, script, Limits(pids=4))
+    found.add("pids", result.exit.code != 77, "more processes could be started than were allowed")
+
+
+async def _tmp(driver: _Driver, found: _Findings) -> None:
+    result = await _run(driver, "dd if=/dev/zero of=/tmp/full bs=64k count=40 2>/dev/null", Limits(tmp=_MIB))
+    found.add("tmp", result.exit.code == 1, "/tmp could be filled beyond its size")
+
+
+async def _cpu(driver: _Driver, found: _Findings) -> None:
+    script = "i=0; while [ $i -lt 400000 ]; do i=$((i+1)); done"
+    result = await _run(driver, script, Limits(cpu=0.2))
+    share = result.usage.cpu_seconds / max(result.seconds, 0.001)
+    found.add("cpu", share < 0.6, "a sandbox had more of the processors than it was allowed")
+
+
+async def _run(driver: _Driver, script: str, limits: Limits) -> _Result:
+    now = time.monotonic()
+    spec = SandboxSpec(
+        id=new_id("sandbox", time.time_ns() // 1_000_000, secrets.token_bytes(10)),
+        owner=new_id("owner", time.time_ns() // 1_000_000, secrets.token_bytes(10)),
+        argv=("/bin/sh", "-c", script),
+        env=(("PATH", "/usr/bin:/bin"),),
+        limits=limits,
+        guest=False,
+    )
+    handle = await driver.start(spec, now + _TIMEOUT)
+    try:
+        out, err = driver.output(handle)
+        try:
+            async with asyncio.timeout_at(now + _TIMEOUT):
+                ended = await driver.wait(handle)
+            data = b""
+            with contextlib.suppress(BlockingIOError):
+                data = os.read(out, 65536)
+        finally:
+            os.close(out)
+            os.close(err)
+        used = await driver.usage(handle)
+        return _Result(ended, used, data.decode("utf-8", "replace"), time.monotonic() - now)
+    except TimeoutError:
+        return _Result(Exit(None, 9, reason="it took too long"), await driver.usage(handle), "", _TIMEOUT)
+    finally:
+        await driver.stop(handle, 0)

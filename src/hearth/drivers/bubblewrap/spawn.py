@@ -1,0 +1,280 @@
+"""Starting bubblewrap and hearing from it: the command, its descriptors, its status lines, the check from outside.
+
+Must run on the main thread: --die-with-parent follows the thread that started bubblewrap (prctl(2), PR_SET_PDEATHSIG).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hearth.core.errors import SandboxFailed
+from hearth.drivers.bubblewrap import argv
+from hearth.drivers.bubblewrap.watch import Watched, tail
+
+_STATUS_MAX = 4096  # bytes of status lines that are believed
+_LOOK = 0.001  # seconds between looks at a program that is about to start: no event tells of an exec
+
+
+def memfd(name: str, content: bytes) -> int:
+    """A fresh memory file, rewound: bubblewrap reads each once, and takes a spent one for an empty one."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.lseek(fd, 0, os.SEEK_SET)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+class Status:
+    """bubblewrap's --json-status-fd: one JSON object a line, in pieces as the pipe gives them.
+
+    `child` is set with the host's pid of the sandbox's pid 1, `code` with the exit code when it ended by itself; `closed` when
+    nobody holds the writing end any more.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._loop = asyncio.get_running_loop()
+        self._data = b""
+        self.child: int | None = None
+        self.code: int | None = None
+        self.changed = asyncio.Event()
+        self.closed = False
+        os.set_blocking(fd, False)
+        self._loop.add_reader(fd, self.read)
+
+    def read(self) -> None:
+        """Take what is there now."""
+        if self._fd < 0:
+            return
+        try:
+            while chunk := os.read(self._fd, 4096):
+                self._data += chunk
+                if len(self._data) > _STATUS_MAX:
+                    break
+            self.closed = True
+            self._loop.remove_reader(self._fd)
+        except BlockingIOError:
+            pass
+        *lines, self._data = self._data.split(b"\n")
+        for line in lines:
+            self._line(line)
+        self.changed.set()
+
+    def _line(self, line: bytes) -> None:
+        try:
+            values = json.loads(line)
+        except ValueError:
+            return
+        if isinstance(values, dict):
+            child, code = values.get("child-pid"), values.get("exit-code")
+            if isinstance(child, int) and self.child is None:
+                self.child = child
+            if isinstance(code, int) and self.code is None:
+                self.code = code
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._fd >= 0:
+            self._loop.remove_reader(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+            self.closed = True
+
+
+@dataclass(slots=True)
+class Spawned:
+    """A bubblewrap that was started; close what is left with `close`."""
+
+    process: subprocess.Popen[bytes]
+    outer: Watched
+    status: Status
+    stdout: int
+    stderr: int
+    block: int  # closing it, or a byte, lets the program start; -1 when there is none
+
+    def release(self) -> None:
+        """Let the program start."""
+        if self.block >= 0:
+            os.close(self.block)
+            self.block = -1
+
+
+def spawn(
+    layout: argv.Layout,
+    *,
+    joins: tuple[str, ...],
+    open_files: int,
+    uid: int,
+    payload: tuple[str, ...],
+    tools: dict[str, str],
+    etc: dict[str, str],
+    filters: Iterable[bytes],
+    held: bool,
+) -> Spawned:
+    """Start bubblewrap.
+
+    Args:
+        held: the program waits for `Spawned.release`. While held its pid 1 has capabilities in its own user
+            namespace, so let it be milliseconds.
+
+    Raises OSError when it can't be started; then nothing is left.
+    """
+    close_after: list[int] = []  # ends that only the child needs
+    ours: list[int] = []
+
+    def given(fd: int) -> int:
+        close_after.append(fd)
+        return fd
+
+    def pipe() -> tuple[int, int]:
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        ours.append(reader)
+        return reader, given(writer)
+
+    try:
+        status, status_end = pipe()
+        out, out_end = pipe()
+        err, err_end = pipe()
+        block = block_end = -1
+        if held:
+            block_end, block = os.pipe2(os.O_CLOEXEC)
+            given(block_end)
+            ours.append(block)
+        fds = argv.Fds(
+            status=status_end,
+            filters=tuple(given(memfd("filter", program)) for program in filters),
+            block=block_end if held else None,
+            etc=tuple((path, given(memfd("etc", text.encode()))) for path, text in etc.items()),
+        )
+        args = given(memfd("args", argv.encode(argv.options(layout, fds))))
+        command = argv.command(
+            joins=joins, open_files=open_files, uid=uid, args_fd=args, payload=payload, tools=tools
+        )
+        process = subprocess.Popen(
+            command,
+            pass_fds=[fd for fd in close_after if fd not in (out_end, err_end)],
+            env={"PATH": "/usr/bin:/bin"},  # bubblewrap's pid 1 keeps it: /proc/1/environ shows it inside
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=out_end,
+            stderr=err_end,
+            start_new_session=True,
+        )
+        try:
+            os.set_blocking(out, False)
+            os.set_blocking(err, False)
+            return Spawned(process, Watched(process.pid), Status(status), out, err, block)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+    except BaseException:
+        for fd in ours:
+            os.close(fd)
+        raise
+    finally:
+        for fd in close_after:
+            os.close(fd)
+
+
+async def child_of(spawned: Spawned) -> Watched:
+    """The sandbox's pid 1, as soon as bubblewrap has told it.
+
+    Raises SandboxFailed when bubblewrap gave up first; the message has what it said.
+    """
+    status = spawned.status
+    while status.child is None:
+        if status.closed:
+            raise await _gave_up(spawned)
+        status.changed.clear()
+        await status.changed.wait()
+    try:
+        return Watched(status.child)
+    except ProcessLookupError:
+        raise await _gave_up(spawned) from None
+
+
+async def program_of(spawned: Spawned, child: Watched, uid: int) -> Watched | None:
+    """Wait until the program itself runs, and look at it from outside: uid, no capabilities, both filters.
+
+    Returns its pidfd, or None when it has ended already. Raises SandboxFailed when it never came to run, or is less
+    confined than it should be (that must not happen; the caller kills it).
+    """
+    while not child.ended.is_set():
+        spawned.status.read()
+        if spawned.status.code is not None:
+            return None
+        pid = _first_child(child.pid)
+        if pid is not None and _has_started(pid, spawned.process.pid):
+            with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+                program = Watched(pid)
+                try:
+                    _check_confined(pid, uid)
+                except BaseException:
+                    program.close()
+                    raise
+                return program
+        await asyncio.sleep(_LOOK)
+    await spawned.outer.ended.wait()
+    spawned.status.read()
+    if spawned.status.code is None:
+        raise await _gave_up(spawned)
+    return None
+
+
+def _first_child(pid: int) -> int | None:
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return None
+    return int(children[0]) if children else None
+
+
+def _has_started(pid: int, bubblewrap: int) -> bool:
+    """Whether it has become another program than bubblewrap, which is the last thing that bubblewrap does."""
+    try:
+        return not Path(f"/proc/{pid}/exe").samefile(f"/proc/{bubblewrap}/exe")
+    except OSError:
+        return False
+
+
+def _check_confined(pid: int, uid: int) -> None:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    if status.get("State", "").startswith("Z"):
+        return
+    wrong = [
+        name
+        for name, wanted in (
+            ("Uid", "\t".join([str(uid)] * 4)),
+            ("Gid", "\t".join([str(uid)] * 4)),
+            ("NoNewPrivs", "1"),
+            ("Seccomp", "2"),
+            *((f"Cap{kind}", "0" * 16) for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb")),
+        )
+        if status.get(name, "").strip() != wanted
+    ]
+    if wrong:
+        raise SandboxFailed(
+            f"the program is less confined than it must be ({', '.join(wrong)}); it was not run on"
+        )
+
+
+async def _gave_up(spawned: Spawned) -> SandboxFailed:
+    await spawned.outer.ended.wait()
+    return SandboxFailed(
+        f"the sandbox could not be started: {tail(spawned.stderr)}",
+        hint="`hearth doctor` tells what this machine lacks",
+    )

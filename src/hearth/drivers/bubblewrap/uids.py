@@ -1,0 +1,141 @@
+"""Host uids for sandboxes: every sandbox has one of its own, and no two Hearths on one machine share any.
+
+A Hearth holds one block of numbers, by an flock on a file below /run that lives as long as its process. The
+blocks lie in the range that systemd's table of uids leaves unused (1879048192 to 2147483647; systemd, UIDS-GIDS.md), and
+those that touch /etc/subuid or /etc/subgid are left out. Which block is tried first follows from the instance id, so an
+instance mostly gets the one it had, and with it the owner of its disks.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+
+from hearth.core.errors import NoCapacity, StartupFailed
+
+FIRST = 1_946_157_056
+BLOCK = 4096
+BLOCKS = 256
+DISKS = 2048  # the upper half of a block belongs to disks
+LOCKS = Path("/run/hearth-uids")
+
+
+def parse_ranges(*tables: str) -> list[range]:
+    """The ranges in /etc/subuid-like tables (``name:first:count``); broken lines are left out."""
+    found = []
+    for line in "\n".join(tables).splitlines():
+        parts = line.strip().split(":")
+        if len(parts) == 3 and parts[1].isdigit() and parts[2].isdigit():
+            found.append(range(int(parts[1]), int(parts[1]) + int(parts[2])))
+    return found
+
+
+def parse_map(*maps: str) -> list[range]:
+    """The ids that exist here, from /proc/self/uid_map and gid_map (inside id, outside id, count)."""
+    found = []
+    for line in "\n".join(maps).splitlines():
+        inside, _, count = (int(part) for part in line.split())
+        found.append(range(inside, inside + count))
+    return found
+
+
+def order(instance: str) -> list[range]:
+    """All blocks, the instance's favourite first."""
+    start = int.from_bytes(hashlib.sha256(instance.encode()).digest()[:4], "big") % BLOCKS
+    return [
+        range(first, first + BLOCK)
+        for first in (FIRST + (start + step) % BLOCKS * BLOCK for step in range(BLOCKS))
+    ]
+
+
+def overlaps(block: range, others: Iterable[range]) -> bool:
+    return any(block.start < other.stop and other.start < block.stop for other in others)
+
+
+class UidBlock:
+    """A held block. Uids go round, so that one which was just freed is taken last."""
+
+    def __init__(self, block: range, lock: int) -> None:
+        self.range = block
+        self._lock = lock
+        self._free = deque(range(block.start, block.start + DISKS))
+        self._free_disks = set(range(block.start + DISKS, block.stop))
+
+    def take(self) -> int:
+        """A uid for a sandbox. Raises NoCapacity."""
+        if not self._free:
+            raise NoCapacity("no user id is left for another sandbox", retry_after=1)
+        return self._free.popleft()
+
+    def give_back(self, uid: int) -> None:
+        """Only when no process has it any more."""
+        if uid in self.range and uid < self.range.start + DISKS:
+            self._free.append(uid)
+
+    def take_disk(self, wanted: int | None = None) -> int:
+        """A uid that owns a disk: the wanted one when it is free, else another. Raises NoCapacity."""
+        uid = wanted if wanted in self._free_disks else max(self._free_disks, default=None)
+        if uid is None:
+            raise NoCapacity("no user id is left for another disk")
+        self._free_disks.discard(uid)
+        return uid
+
+    def free_disk(self, uid: int) -> None:
+        """The disk that had it is no more."""
+        if uid in self.range:
+            self._free_disks.add(uid)
+
+    def close(self) -> None:
+        os.close(self._lock)
+
+
+def used_uids() -> set[int]:
+    """Real and effective uids of all processes (proc(5), /proc/PID/status)."""
+    found: set[int] = set()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            status = (entry / "status").read_text()
+        except OSError:  # it has just ended
+            continue
+        line = next((line for line in status.splitlines() if line.startswith("Uid:")), "Uid:")
+        found.update(int(uid) for uid in line.split()[1:])
+    return found
+
+
+def take_block(instance: str, locks: Path = LOCKS) -> UidBlock:
+    """Hold a block that nobody holds and no process uses.
+
+    Raises StartupFailed when there is none.
+    """
+    taken = parse_ranges(*(_read(Path(name)) for name in ("/etc/subuid", "/etc/subgid")))
+    uids, gids = (parse_map(_read(Path(f"/proc/self/{kind}_map"))) for kind in ("uid", "gid"))
+    locks.mkdir(mode=0o700, exist_ok=True)
+    used = used_uids()
+    for block in order(instance):
+        mapped = all(any(block.start in ids and block[-1] in ids for ids in kind) for kind in (uids, gids))
+        if not mapped or overlaps(block, taken) or any(uid in block for uid in used):
+            continue
+        lock = os.open(locks / str(block.start), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            continue
+        return UidBlock(block, lock)
+    raise StartupFailed(
+        "no block of user ids is free for sandboxes",
+        hint=f"{BLOCKS} blocks of {BLOCK} from {FIRST} are tried: see {locks}, /etc/subuid and /proc/self/uid_map",
+    )
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
