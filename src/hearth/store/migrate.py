@@ -12,7 +12,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from alembic import command
@@ -105,7 +105,8 @@ def backup(path: Path, label: str, now_ms: int) -> Path:
             if place == partial:
                 partial.rename(target)
     except (OSError, sqlite3.Error) as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise StartupFailed(
             f"the database can't be copied before its migration: {error}",
             hint=f"make room for it in {folder}",

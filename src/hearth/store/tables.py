@@ -250,7 +250,7 @@ invocations = Table(
     _id(),
     Column("namespace_id", String(40), nullable=False),
     Column("function_id", String(40), nullable=False),
-    Column("version_id", String(40), nullable=False, server_default=""),
+    Column("version_id", String(40)),  # an asynchronous call has none until it runs
     Column("mode", String(8), nullable=False),
     Column("status", String(16), nullable=False),
     Column("http_status", Integer, nullable=False, server_default=text("0")),
@@ -260,7 +260,7 @@ invocations = Table(
     Column("queue_ms", Float, nullable=False, server_default=text("0")),
     Column("cold_ms", Float, nullable=False, server_default=text("0")),
     Column("function_ms", Float, nullable=False, server_default=text("0")),
-    Column("request_id", String(128), nullable=False, server_default=""),
+    Column("request_id", String(128), nullable=False),
     # asynchronous calls
     Column("request", JSON(none_as_null=True)),  # method, path, headers, caller
     Column("payload", String(80)),  # digest of the body

@@ -1,0 +1,228 @@
+"""The schema that migrations make is the one that the program uses, and no road to it loses data."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import stat
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateTable
+
+from hearth.core.errors import InvalidInput, NotYetSupported, StartupFailed
+from hearth.store import migrate as migrating
+from hearth.store.dialect import create_file, sqlite_writer
+from hearth.store.migrate import migrate
+from hearth.store.store import Store
+from hearth.store.tables import metadata
+from hearth.testing.clock import ClockIds, FakeClock
+
+OPEN_AND_ADD = """
+import asyncio, sys
+from pathlib import Path
+from hearth.bootstrap.child import RandomIds, SystemClock
+from hearth.store.store import Store
+async def main():
+    store = await Store.open(Path(sys.argv[1]), durable=True, clock=SystemClock(), ids=RandomIds())
+    await store.remember_artifact(sys.argv[2], sys.argv[2])
+    await store.close()
+asyncio.run(main())
+"""
+
+
+async def opened(path: Path | str) -> Store:
+    clock = FakeClock()
+    return await Store.open(path, durable=True, clock=clock, ids=ClockIds(clock))
+
+
+async def test_migrations_make_the_tables_of_the_program(tmp_path: Path) -> None:
+    path = tmp_path / "hearth.db"
+    await (await opened(path)).close()
+    engine = sqlite_writer(path, durable=False)
+    with engine.begin() as connection:
+        context = MigrationContext.configure(
+            connection, opts={"compare_type": True, "compare_server_default": True}
+        )
+        assert compare_metadata(context, metadata) == []
+    engine.dispose()
+
+
+def test_the_schema_is_also_postgresql() -> None:
+    """Compiled, not run: running it comes with that adapter."""
+    dialect = postgresql.dialect()
+    statements = {
+        table.name: str(CreateTable(table).compile(dialect=dialect)) for table in metadata.sorted_tables
+    }
+    assert "seq BIGSERIAL" in statements["events"] and "DEFAULT false" in statements["users"]
+
+
+async def test_files_are_the_owners_alone(tmp_path: Path) -> None:
+    store = await opened(tmp_path / "data" / "hearth.db")
+    try:
+        await store.remember_artifact("a", "b")
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "data").iterdir()}
+        assert "hearth.db-wal" in modes and set(modes.values()) == {0o600}
+    finally:
+        await store.close()
+
+
+async def test_a_newer_schema_is_refused_untouched(tmp_path: Path) -> None:
+    path = tmp_path / "hearth.db"
+    await (await opened(path)).close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(StartupFailed, match="newer Hearth") as refused:
+        await opened(path)
+    assert refused.value.hint is not None
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("9999",)]
+
+
+async def test_somebody_elses_database_is_refused_untouched(tmp_path: Path) -> None:
+    path = tmp_path / "hearth.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE theirs (x)")
+    with pytest.raises(StartupFailed, match="not one of Hearth's"):
+        await opened(path)
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("theirs",)]
+
+
+async def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "hearth.db"
+    path.write_bytes(b"not a database at all, whatever its name says" * 100)
+    with pytest.raises(StartupFailed, match="no database") as refused:
+        await opened(path)
+    assert "backups" in (refused.value.hint or "")
+
+
+async def test_a_folder_that_can_not_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StartupFailed, match="can't be opened"):
+        await opened(tmp_path / "file" / "hearth.db")
+
+
+async def test_urls(tmp_path: Path) -> None:
+    await (await opened(f"sqlite:///{tmp_path / 'a.db'}")).close()
+    assert (tmp_path / "a.db").exists()
+    for url in ("postgresql://host/db", "sqlite://", "sqlite:///:memory:"):
+        with pytest.raises(NotYetSupported):
+            await opened(url)
+    with pytest.raises(InvalidInput):
+        await opened("what is this")
+
+
+@pytest.fixture
+def next_schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A second migration as the next release might have it; returns the folder of scripts."""
+    scripts = tmp_path / "scripts"
+    real = Path(migrating.__file__).with_name("migrations")
+    (scripts / "versions").mkdir(parents=True)
+    for name in ("env.py", "script.py.mako", "versions/m0001_first.py"):
+        (scripts / name).write_text((real / name).read_text())
+    (scripts / "versions" / "m0002_next.py").write_text(
+        "from alembic import op\nrevision='0002'\ndown_revision='0001'\n"
+        "def upgrade():\n    op.execute('CREATE TABLE more (x INTEGER)')\n"
+        "    op.execute('INSERT INTO more SELECT count(*) FROM artifacts')\n    # here\n"
+    )
+    configured = migrating._config
+
+    def config() -> object:
+        made = configured()
+        made.set_main_option("script_location", str(scripts))
+        return made
+
+    monkeypatch.setattr(migrating, "_config", config)
+    return scripts
+
+
+async def test_data_is_copied_before_it_is_migrated(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    path = tmp_path / "hearth.db"
+    store = await opened(path)
+    await store.remember_artifact("key", "value")
+    await store.close()
+    request.getfixturevalue("next_schema")
+    await (await opened(path)).close()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT x FROM more").fetchall() == [(1,)]
+    [copy] = (tmp_path / "backups").iterdir()
+    assert copy.name.startswith("hearth-0001-") and stat.S_IMODE(copy.stat().st_mode) == 0o600
+    with closing(sqlite3.connect(copy)) as connection:
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
+        assert connection.execute("SELECT artifact FROM artifacts").fetchall() == [("value",)]
+
+
+async def test_a_migration_that_fails_changes_nothing(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    path = tmp_path / "hearth.db"
+    await (await opened(path)).close()
+    scripts: Path = request.getfixturevalue("next_schema")
+    broken = scripts / "versions" / "m0002_next.py"
+    broken.write_text(broken.read_text().replace("# here", "op.execute('CREATE TABLE artifacts (x)')"))
+    with pytest.raises(StartupFailed, match="can't be brought"):
+        await opened(path)
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
+        assert connection.execute("SELECT name FROM sqlite_master WHERE name = 'more'").fetchall() == []
+    [_] = (tmp_path / "backups").iterdir()
+
+
+async def test_a_copy_that_can_not_be_written_stops_the_migration(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    path = tmp_path / "hearth.db"
+    await (await opened(path)).close()
+    request.getfixturevalue("next_schema")
+    (tmp_path / "backups").write_text("in the way")
+    with pytest.raises(StartupFailed, match="can't be copied"):
+        await opened(path)
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
+
+
+def test_processes_that_start_at_once_all_come_up(tmp_path: Path) -> None:
+    path = tmp_path / "hearth.db"
+    started = [
+        subprocess.Popen([sys.executable, "-c", OPEN_AND_ADD, path, f"k{n}"], stderr=subprocess.PIPE)
+        for n in range(4)
+    ]
+    for process in started:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors.decode()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM artifacts").fetchall() == [(4,)]
+
+
+def test_who_waits_too_long_for_another_migration_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrating, "LOCK_WAIT", 0.0)
+    path = tmp_path / "hearth.db"
+    create_file(path)
+    engine = sqlite_writer(path, durable=False)
+    with migrating._alone(path), pytest.raises(StartupFailed, match="another process"):
+        migrate(engine, path, 0)
+    engine.dispose()
+
+
+def test_there_is_one_line_of_migrations() -> None:
+    scripts = ScriptDirectory.from_config(migrating._config())
+    assert scripts.get_heads() == ["0001"]
+
+
+async def test_the_root_key_must_be_the_one_the_database_began_with(tmp_path: Path) -> None:
+    store = await opened(tmp_path / "hearth.db")
+    try:
+        await asyncio.gather(store.check_root_key("one"), store.check_root_key("one"))
+        with pytest.raises(StartupFailed, match="root key"):
+            await store.check_root_key("two")
+        await store.check_root_key("one")
+    finally:
+        await store.close()
