@@ -1,0 +1,106 @@
+"""The keeper, wired: the real driver behind the keeper's socket."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import hearth
+from hearth.bootstrap import child
+from hearth.bootstrap.child import Context
+from hearth.core.errors import StartupFailed
+from hearth.core.launch import Probe
+from hearth.drivers.bubblewrap import BubblewrapDriver
+from hearth.drivers.process import ProcessDriver
+from hearth.drivers.safe import SafeDriver
+from hearth.egress.networks import HostNetworks
+from hearth.keeper.server import KeeperServer
+from hearth.linux import mounts
+from hearth.ports.driver import Driver
+
+log = logging.getLogger(__name__)
+
+
+def folders(data_dir: Path) -> dict[str, Path]:
+    """Where the things are that a sandbox may see, by kind of `core.launch.Mount`."""
+    return {
+        "shim": Path(hearth.__file__).resolve().parent / "runtimes" / "shims",
+        "toolchain": data_dir / "toolchains",
+        "seed": data_dir / "toolchains",
+        "source": data_dir / "sources",
+        "artifact": data_dir / "artifacts",
+    }
+
+
+async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopping: asyncio.Event) -> None:
+    async with AsyncExitStack() as stack:
+        networks: HostNetworks | None = None
+        if context.settings.isolation != "process":
+            networks = HostNetworks(context.instance)
+            await networks.start()
+            stack.push_async_callback(networks.stop)
+        driver = await _driver(context, networks, stack)
+        server = KeeperServer(SafeDriver(driver), context.uid, networks)
+        server.listen(context.keeper_socket)
+        stack.push_async_callback(server.close)
+        ready(_facts(await driver.probe(), networks, context))
+        await stopping.wait()
+
+
+async def _driver(context: Context, networks: HostNetworks | None, stack: AsyncExitStack) -> Driver:
+    settings = context.settings
+    if settings.isolation == "process":
+        process = ProcessDriver(run=context.run_dir / "slots", folders=folders(settings.data_dir))
+        stack.push_async_callback(process.close)
+        return process
+    driver = BubblewrapDriver(
+        instance=context.instance,
+        run=context.run_dir,
+        data=settings.data_dir,
+        folders=folders(settings.data_dir),
+        prefixes=tuple(context.extra["prefixes"]),
+        networks=networks,
+        max_sandboxes=settings.max_instances + settings.build_workers,
+        allow_unenforced=settings.allow_unenforced,
+    )
+    await driver.open()
+    stack.push_async_callback(driver.close)
+    probe = await driver.probe()
+    if not probe.usable:
+        what, why = probe.missing[0] if probe.missing else ("bubblewrap", "it does not work here")
+        raise StartupFailed(
+            f"functions can't be isolated on this machine: {what}: {why}", hint="run: hearth doctor"
+        )
+    return driver
+
+
+def _facts(probe: Probe, networks: HostNetworks | None, context: Context) -> dict[str, Any]:
+    """What `hearth up` prints of it."""
+    enforces = [
+        name for name in ("memory", "cpu", "pids", "tmp", "network", "seccomp") if name in probe.enforces
+    ]
+    facts = ", ".join(f"{name} {value}" for name, value in probe.facts if name == "cgroup")
+    warnings = [f"{what} is not held: {why}" for what, why in probe.missing]
+    if networks is not None:
+        warnings += [f"{what} is not held: {why}" for what, why in networks.missing()]
+    if context.settings.isolation == "process":
+        warnings = [
+            "functions run WITHOUT ANY ISOLATION (--isolation process): for development only, never for others' code"
+        ]
+    held = f"holds {', '.join(enforces)}" if enforces else "holds nothing"
+    return {"isolation": f"{probe.driver} ({'; '.join(filter(None, (facts, held)))})", "warnings": warnings}
+
+
+def main() -> None:
+    if os.geteuid() == 0:
+        mounts.unshare_mounts()  # before any thread: what the keeper mounts is seen by nobody else, and goes with it
+    child.main(_body, courtesy=False, fast_loop=False)
+
+
+if __name__ == "__main__":
+    main()

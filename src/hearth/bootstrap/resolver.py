@@ -1,0 +1,60 @@
+"""The resolver, wired: answers the sandboxes' DNS on sockets that the keeper bound, without privileges."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+from hearth.bootstrap import child
+from hearth.bootstrap.child import Context
+from hearth.drivers.remote import RemoteDriver
+from hearth.egress.resolver import serve
+from hearth.egress.upstreams import upstreams_from
+
+log = logging.getLogger(__name__)
+
+
+async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopping: asyncio.Event) -> None:
+    asked = asyncio.create_task(stopping.wait())
+    while not stopping.is_set():
+        keeper = RemoteDriver(context.keeper_socket, context.owner, "resolver")
+        await keeper.dial()
+        work = asyncio.create_task(_serve(keeper))
+        lost = asyncio.create_task(keeper.lost.wait())
+        ready({})
+        await asyncio.wait((asked, work, lost), return_when=asyncio.FIRST_COMPLETED)
+        failed = work.done() and not work.cancelled() and work.exception()
+        work.cancel()
+        lost.cancel()
+        await asyncio.gather(work, lost, return_exceptions=True)
+        keeper.close()
+        if failed:
+            raise failed
+        if not stopping.is_set():
+            log.warning("the keeper has gone; dialling again")
+
+
+async def _serve(keeper: RemoteDriver) -> None:
+    sockets = await keeper.resolver_sockets()
+    if sockets is None:
+        await asyncio.Event().wait()  # no networks on this machine: nobody will ask
+        return
+    udp, tcp, block = socket.socket(fileno=sockets[0]), socket.socket(fileno=sockets[1]), sockets[2]
+    try:
+        await serve(udp, tcp, upstreams_from(Path("/etc/resolv.conf")), ip_network(block))
+    finally:
+        udp.close()
+        tcp.close()
+
+
+def main() -> None:
+    child.main(_body)
+
+
+if __name__ == "__main__":
+    main()

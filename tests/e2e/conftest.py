@@ -1,0 +1,45 @@
+"""One platform for the tests that do it no harm; those that kill things make their own."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.platform import Platform, leftovers
+
+
+@pytest.fixture
+def own_platform() -> Iterator[Platform]:
+    """Not started; stopped and searched for leftovers at the end."""
+    home = Path(tempfile.mkdtemp(prefix="hearth-e2e-"))
+    platform = Platform(home)
+    try:
+        yield platform
+        if platform.process is not None and platform.process.poll() is None:
+            platform.stop()
+        if (platform.data / "instance").exists():
+            assert leftovers(platform.instance) == []
+    finally:
+        if platform.process is not None and platform.process.poll() is None:
+            platform.process.kill()
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def platform() -> Iterator[Platform]:
+    """Running, with ann registered and logged in."""
+    home = Path(tempfile.mkdtemp(prefix="hearth-e2e-"))
+    platform = Platform(home).start()
+    try:
+        platform.register()
+        yield platform
+        assert platform.stop() == 0
+        assert leftovers(platform.instance) == []
+    finally:
+        if platform.process is not None and platform.process.poll() is None:
+            platform.process.kill()
+        shutil.rmtree(home, ignore_errors=True)

@@ -1,0 +1,214 @@
+"""A real platform for tests: `hearth up` as a subprocess on a data directory of its own, spoken to by the real command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+HEARTH = str(Path(sys.executable).parent / "hearth")
+PASSWORD = "correct horse battery staple"
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class Platform:
+    """Args:
+    home: a folder of the test's own; data directory and token file are below it.
+    flags: more flags of `hearth up`.
+    """
+
+    home: Path
+    flags: tuple[str, ...] = ()
+    url: str = ""
+    output: list[str] = field(default_factory=list)
+    process: subprocess.Popen[str] | None = None
+
+    @property
+    def data(self) -> Path:
+        return self.home / "data"
+
+    @property
+    def instance(self) -> str:
+        return (self.data / "instance").read_text().strip()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("HEARTH_")}
+        return {**kept, "XDG_CONFIG_HOME": str(self.home / "config"), "NO_COLOR": "1"}
+
+    def start(self, port: int = 0) -> Platform:
+        """Start it and wait until it says that it is ready."""
+        self.process = subprocess.Popen(
+            [HEARTH, "up", "--port", str(port), "--data-dir", str(self.data), *self.flags],
+            stdout=subprocess.PIPE,
+            stderr=(self.home / "log").open("a"),
+            text=True,
+            env=self.environment,
+            start_new_session=True,
+        )
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.output.append(line.rstrip())
+            if " URL " in line:
+                self.url = line.split()[-1]
+            if line.strip() == "Ready.":
+                threading.Thread(target=self.process.stdout.read, daemon=True).start()
+                return self
+        raise AssertionError(f"the platform did not start: {self.output} {self.log()}")
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Signal the supervisor and wait for its end; returns its exit code."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        code = self.process.wait(60)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        return code
+
+    def log(self) -> str:
+        return (self.home / "log").read_text()
+
+    def cli(self, *args: str, code: int = 0, stdin: str | None = None, cwd: Path | None = None) -> str:
+        """Run `hearth ARGS`; returns stdout (stderr where it is to fail)."""
+        result = subprocess.run(
+            [HEARTH, *args],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            env=self.environment,
+            cwd=cwd or self.home,
+            timeout=300,
+            check=False,
+        )
+        assert result.returncode == code, (args, result.returncode, result.stdout, result.stderr)
+        return result.stdout if code == 0 else result.stderr
+
+    def register(self, email: str = "ann@example.com") -> None:
+        self.cli(
+            "register", "--server", self.url, "--email", email, "--password-stdin", stdin=PASSWORD + "\n"
+        )
+
+    def function(self, name: str, runtime: str, files: dict[str, str], **settings: Any) -> Path:
+        """Write a function's folder; `settings` go into its function.yaml."""
+        folder = self.home / name
+        folder.mkdir(exist_ok=True)
+        lines = [
+            f"name: {name}",
+            f"runtime: {runtime}",
+            *(f"{key}: {json.dumps(value)}" for key, value in settings.items()),
+        ]
+        (folder / "function.yaml").write_text("\n".join(lines) + "\n")
+        for path, text in files.items():
+            (folder / path).write_text(text)
+        return folder
+
+    def deploy(self, name: str, runtime: str, files: dict[str, str], **settings: Any) -> None:
+        settings.setdefault("auth", "public")
+        self.cli("deploy", str(self.function(name, runtime, files, **settings)))
+
+    def call(
+        self,
+        path: str,
+        data: bytes | None = None,
+        method: str | None = None,
+        timeout: float = 60,
+        **headers: str,
+    ) -> Answer:
+        """One HTTP request to the platform, whatever its status."""
+        request = urllib.request.Request(
+            self.url + path,
+            data=data,
+            method=method,
+            headers={k.replace("_", "-"): v for k, v in headers.items()},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=timeout) as answer:
+                return Answer(answer.status, dict(answer.headers), answer.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                return Answer(error.code, dict(error.headers), error.read())
+
+    def pids(self, kind: str) -> list[int]:
+        """Processes of this platform by kind: ``keeper``, ``control``, ``shard``, ``resolver``."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    words = (entry / "cmdline").read_bytes().split(b"\0")
+                    group = (entry / "cgroup").read_text()
+                except OSError:
+                    continue
+                if (
+                    f"hearth.bootstrap.{kind}".encode() in words
+                    and f"hearth-platform-{self.instance}" in group
+                ):
+                    found.append(int(entry.name))
+        return found
+
+    def kill(self, kind: str) -> None:
+        for pid in self.pids(kind):
+            os.kill(pid, signal.SIGKILL)
+
+
+def members(instance: str) -> set[int]:
+    """Every process in any control group of this platform."""
+    found: set[int] = set()
+    for group in groups(instance):
+        try:
+            found.update(int(pid) for pid in (group / "cgroup.procs").read_text().split())
+        except OSError:
+            continue
+    return found
+
+
+def groups(instance: str) -> list[Path]:
+    root = Path("/sys/fs/cgroup")
+    return [path for path in root.rglob(f"hearth-*{instance}*") if path.is_dir()] + [
+        path for top in root.rglob(f"hearth-{instance}") for path in top.iterdir() if path.is_dir()
+    ]
+
+
+def leftovers(instance: str) -> list[str]:
+    """What a platform that has ended should not leave: processes, groups, mounts, links, tables, sockets."""
+    found = [f"process {pid}" for pid in members(instance)]
+    found += [f"cgroup {path}" for path in groups(instance)]
+    found += [
+        line for line in Path("/proc/self/mountinfo").read_text().splitlines() if f"hearth-{instance}" in line
+    ]
+    tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False).stdout
+    found += [line for line in tables.splitlines() if instance in line]
+    if Path(f"/run/hearth-{instance}").exists():
+        found.append(f"/run/hearth-{instance}")
+    losetup = subprocess.run(["losetup", "-a"], capture_output=True, text=True, check=False).stdout
+    found += [line for line in losetup.splitlines() if instance in line]
+    return found
+
+
+def until(condition: Any, seconds: float = 20.0, what: str = "it never came true") -> Any:
+    """Ask again until it is true; for states of other processes that tell nobody."""
+    deadline = time.monotonic() + seconds
+    while True:
+        result = condition()
+        if result:
+            return result
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
