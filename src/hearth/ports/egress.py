@@ -35,6 +35,13 @@ class Networks(Protocol):
         """The address that stands as nameserver in a networked sandbox's /etc/resolv.conf."""
         ...
 
+    def missing(self) -> tuple[tuple[str, str], ...]:
+        """What can't be held now, as in `Probe.missing`: (``network``, why and the command that mends it).
+
+        Empty while the rules are in force. While it isn't, `prepare` and `open` raise, and a driver gives `none`.
+        """
+        ...
+
     async def prepare(self, sandbox: str, pid: int) -> NetHandle:
         """Make the closed network: link, addresses and routes exist, the link is down and in no set.
 

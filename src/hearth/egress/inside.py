@@ -1,0 +1,94 @@
+"""The sandbox's end of its link. Runs in a thread of its own, which enters the namespace and never comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import TypeVar
+
+from hearth.egress import links
+from hearth.egress.netlink import ROUTE, Netlink
+from hearth.linux.libc import check, libc
+
+NAME = "eth0"
+_CLONE_NEWNET = 0x40000000
+_LOOPBACK = 1
+_EVERYWHERE = IPv4Network("0.0.0.0/0")
+_NO_IPV6 = (
+    Path("/proc/sys/net/ipv6/conf/all/disable_ipv6"),
+    Path("/proc/sys/net/ipv6/conf/default/disable_ipv6"),
+)
+
+T = TypeVar("T")
+
+
+def macs(address: IPv4Address) -> tuple[bytes, bytes]:
+    """Hardware addresses of the host's and the sandbox's end; locally administered, from the one address."""
+    return b"\x02\x00" + address.packed, b"\x06\x00" + address.packed
+
+
+def join(pid: int, link: str, group: int, mtu: int, address: IPv4Address, gateway: IPv4Address) -> int:
+    """Put a link into the network namespace of `pid` and prepare all in there; the host's end stays down.
+
+    Returns the index of the host's end. Leaves the calling thread in the other namespace: see `alone`.
+
+    Raises:
+        OSError: as the kernel said it; the host's end may exist.
+        ValueError: `pid` is in this very namespace.
+    """
+    own, theirs = macs(address)
+    namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if os.path.samestat(os.fstat(namespace), Path("/proc/thread-self/ns/net").stat()):
+            raise ValueError("the sandbox has no network namespace of its own")
+        with Netlink(ROUTE) as outside:
+            links.add_pair(outside, links.End(link, own), group, links.End(NAME, theirs), namespace, mtu)
+            index = socket.if_nametoindex(link)
+        check(libc().setns(namespace, _CLONE_NEWNET), "setns")
+    finally:
+        os.close(namespace)
+    for knob in _NO_IPV6:
+        with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
+            knob.write_text("1")
+    with Netlink(ROUTE) as inside:
+        eth0 = socket.if_nametoindex(NAME)
+        links.set_up(inside, _LOOPBACK)
+        links.add_address(inside, eth0, address)
+        links.set_up(inside, eth0)
+        # Nobody is asked who the gateway is: it answers on every link, whatever arp_ignore says on this host.
+        links.add_neighbour(inside, eth0, gateway, own)
+        links.replace_route(inside, IPv4Network(gateway), eth0)
+        links.replace_route(inside, _EVERYWHERE, eth0, gateway)
+    return index
+
+
+async def alone(work: Callable[[], T]) -> T:
+    """Run `work` in a thread that ends with it: what it changed of itself (its namespace) is nobody's trouble."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if done.done():
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(result)  # type: ignore[arg-type]
+
+    def body() -> None:
+        result, error = None, None
+        try:
+            result = work()
+        except BaseException as raised:  # handed over whole to who waits
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=body, name="egress-inside", daemon=True).start()
+    return await done
