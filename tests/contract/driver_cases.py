@@ -1,0 +1,232 @@
+"""The drivers on which the contract suite runs, each made ready by a factory; add a driver by adding a case.
+
+A factory is an async context manager that gives a `Rig` and, at its end, fails if anything is left on the machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hearth.core.ids import new_id
+from hearth.core.launch import Attachment, Handle, Limits, Network, SandboxSpec
+from hearth.drivers.bubblewrap import BubblewrapDriver
+from hearth.drivers.process import ProcessDriver
+from hearth.drivers.safe import SafeAttachingDriver, safe
+
+PYTHON = "/usr/bin/python3"
+
+
+def fresh(kind: str) -> str:
+    return new_id(kind, time.time_ns() // 1_000_000, secrets.token_bytes(10))
+
+
+def soon(seconds: float = 20.0) -> float:
+    return time.monotonic() + seconds
+
+
+# What every payload may use: where the slot is, and a connected guest.
+PRELUDE = """
+import os, socket, sys, time
+SLOT = os.environ.get("HEARTH_SLOT_DIR", "/hearth")
+def dial():
+    s = socket.socket(socket.AF_UNIX)
+    s.connect(SLOT + "/guest.sock")
+    return s
+"""
+
+
+@dataclass
+class Rig:
+    """A driver that is ready, and what a test needs beside it.
+
+    Args:
+        driver: wrapped by `safe`, as the keeper uses it.
+        folders: mount kind to the folder where its names are.
+        isolates: it is a sandbox and not a plain process.
+        inner: the driver inside.
+    """
+
+    driver: SafeAttachingDriver
+    folders: dict[str, Path]
+    isolates: bool
+    inner: Any = None
+    owner: str = field(default_factory=lambda: fresh("owner"))
+
+    def spec(self, code: str, **more: Any) -> SandboxSpec:
+        """A sandbox that runs Python code (after `PRELUDE`)."""
+        more.setdefault("owner", self.owner)
+        more.setdefault("argv", (PYTHON, "-I", "-S", "-c", PRELUDE + code))
+        more.setdefault("env", (("PATH", "/usr/bin:/bin"),))
+        return SandboxSpec(id=fresh("sandbox"), **more)
+
+    async def start(self, code: str, **more: Any) -> Handle:
+        return await self.driver.start(self.spec(code, **more), soon())
+
+    async def run(self, code: str, **more: Any) -> tuple[Any, str, str]:
+        """Run to the end: (exit, stdout, stderr)."""
+        more.setdefault("guest", False)
+        handle = await self.start(code, **more)
+        out, err = self.driver.output(handle)
+        try:
+            texts = await asyncio.wait_for(asyncio.gather(read_all(out), read_all(err)), 60)
+            ended = await asyncio.wait_for(self.driver.wait(handle), 60)
+        finally:
+            os.close(out)
+            os.close(err)
+            await self.driver.stop(handle, 0)
+        return ended, *(text.decode("utf-8", "replace") for text in texts)
+
+    def artifact(self, **files: str) -> str:
+        name = "sha256-" + secrets.token_hex(16)
+        folder = self.folders["artifact"] / name
+        folder.mkdir()
+        folder.chmod(0o755)
+        for file, text in files.items():
+            (folder / file).write_text(text)
+            (folder / file).chmod(0o644)
+        return name
+
+    async def attach(self, handle: Handle, artifact: str, **more: Any) -> None:
+        more = {"limits": Limits(), "network": Network(), **more}
+        await self.driver.attach(handle, Attachment(artifact, **more))
+
+
+async def read_some(fd: int) -> bytes:
+    """What comes next from a non-blocking descriptor; empty at its end."""
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            return os.read(fd, 65536)
+        except BlockingIOError:
+            ready = loop.create_future()
+            loop.add_reader(fd, lambda done=ready: done.done() or done.set_result(None))
+            try:
+                await ready
+            finally:
+                loop.remove_reader(fd)
+        except ConnectionResetError:
+            return b""
+
+
+async def read_all(fd: int) -> bytes:
+    data = b""
+    while chunk := await read_some(fd):
+        data += chunk
+    return data
+
+
+async def read_until(fd: int, end: bytes) -> bytes:
+    data = b""
+    while end not in data:
+        chunk = await asyncio.wait_for(read_some(fd), 20)
+        if not chunk:
+            raise AssertionError(f"the other side closed after {data!r}")
+        data += chunk
+    return data
+
+
+def open_fds() -> set[str]:
+    found = set()
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.add(f"{fd} {os.readlink(f'/proc/self/fd/{fd}')}")
+    return found
+
+
+@contextlib.contextmanager
+def no_leaked_fds() -> Any:
+    before = open_fds()
+    yield
+    left = {entry for entry in open_fds() - before if "eventpoll" not in entry}
+    assert not left, f"descriptors left open: {left}"
+
+
+def make_folders(data: Path) -> dict[str, Path]:
+    """A data directory as the platform has it: nobody but its owner may enter."""
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    kinds = {"artifact": "artifacts", "source": "sources", "toolchain": "toolchains", "shim": "shims"}
+    for name in kinds.values():
+        (data / name).mkdir(mode=0o700, exist_ok=True)
+    return {kind: data / name for kind, name in kinds.items()}
+
+
+@contextlib.asynccontextmanager
+async def bubblewrap_rig(tmp_path: Path, **options: Any) -> AsyncIterator[Rig]:
+    """Root, bubblewrap and cgroups are needed."""
+    run = Path(tempfile.mkdtemp(prefix="hearth-test-", dir="/run"))
+    run.chmod(0o711)
+    instance = "t" + secrets.token_hex(5)
+    folders = make_folders(tmp_path / "data")
+    driver = BubblewrapDriver(instance=instance, run=run, data=tmp_path / "data", folders=folders, **options)
+    try:
+        with no_leaked_fds():
+            await driver.open()
+            try:
+                shared = driver._ready()
+                yield Rig(safe(driver, max_starts=8), folders, True, driver)
+                left = await driver.list_owned(None)
+            finally:
+                await driver.close()
+        assert not left, f"sandboxes left by the test: {left}"
+        assert_nothing_left(instance, shared.uids.range, run, tmp_path)
+    finally:
+        shutil.rmtree(run)
+
+
+def assert_nothing_left(instance: str, uids: range, run: Path, data: Path) -> None:
+    """No process, mount, control group or loop device."""
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError):
+            line = next(line for line in status.read_text().splitlines() if line.startswith("Uid:"))
+            assert not any(int(uid) in uids for uid in line.split()[1:]), status.read_text()
+    table = Path("/proc/self/mountinfo").read_text()
+    assert str(run) not in table
+    assert str(data) not in table
+    groups = [path for path in Path("/sys/fs/cgroup").glob(f"**/hearth-{instance}*")]
+    assert not groups
+    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with contextlib.suppress(OSError):
+            assert str(data) not in backing.read_text()
+
+
+@contextlib.asynccontextmanager
+async def process_rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    folders = make_folders(tmp_path / "data")
+    driver = ProcessDriver(run=tmp_path / "run", folders=folders)
+    with no_leaked_fds():
+        await driver.open()
+        try:
+            wrapped = safe(driver, max_starts=8)
+            yield Rig(wrapped, folders, False, driver)
+            left = await driver.list_owned(None)
+        finally:
+            await driver.close()
+    assert not left, f"sandboxes left by the test: {left}"
+    assert not list((tmp_path / "run").iterdir())
+
+
+Factory = Callable[[Path], AbstractAsyncContextManager[Rig]]
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    make: Factory
+    root: bool
+
+
+CASES: list[Case] = [
+    Case("bubblewrap", bubblewrap_rig, root=True),
+    Case("process", process_rig, root=False),
+]
