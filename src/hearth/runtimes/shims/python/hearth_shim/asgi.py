@@ -5,7 +5,8 @@ from urllib.parse import unquote
 
 from . import logs
 from .answer import BadResponse
-from .loop import Loop, serve as serve_loop, until_drained
+from .loop import Loop, until_drained
+from .loop import serve as serve_loop
 from .stream import Disconnected
 from .sync_lambda import fail
 

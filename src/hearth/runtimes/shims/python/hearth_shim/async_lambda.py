@@ -4,7 +4,8 @@ from asyncio import CancelledError
 
 from . import answer, logs
 from .answer import of, stream_head
-from .loop import Loop, serve as serve_loop, until_drained
+from .loop import Loop, until_drained
+from .loop import serve as serve_loop
 from .stream import Disconnected
 from .sync_lambda import fail
 

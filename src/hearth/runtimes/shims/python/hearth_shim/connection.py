@@ -201,7 +201,7 @@ class Connection:
         stream.wake()
 
     def _other(self, kind, number, payload):
-        if kind == WINDOW or kind == CANCEL or kind == TRAILERS:
+        if kind in (WINDOW, CANCEL, TRAILERS):
             stream = self.streams.get(number)
             if stream is None:
                 if number > self._highest or number == 0:
@@ -228,7 +228,7 @@ class Connection:
                 self.violation("a malformed log-window")
             if self.on_log_credit is not None:
                 self.on_log_credit(int.from_bytes(payload, "big"))
-        elif kind == HELLO or kind == LOAD:
+        elif kind in (HELLO, LOAD):
             self._lifecycle(kind, payload)
         elif kind in (READY, INIT_ERROR, RESPONSE, ERROR, UPGRADE, LOG):
             self.violation("a frame that only a guest may send")
