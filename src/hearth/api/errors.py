@@ -17,11 +17,10 @@ _PROBLEMS_MAX = 20
 
 
 def install(app: FastAPI) -> None:
-    """Have every error of `app` answered in the one form."""
+    """Have every error that endpoints raise answered in the one form. (`middleware.RequestIds` has the rest: faults.)"""
     app.add_exception_handler(HearthError, _on_ours)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
-    app.add_exception_handler(Exception, _on_fault)
 
 
 def answer(error: HearthError, request_id: str | None, status: int | None = None) -> Response:
@@ -91,10 +90,9 @@ async def _on_http(request: Request, error: Exception) -> Response:
     return answer(InvalidInput("the request is not understood", hint="send JSON in UTF-8"), _id(request))
 
 
-async def _on_fault(request: Request, error: Exception) -> Response:
-    """A fault of ours. The log has its traceback (the server writes it), the caller only the id to ask by."""
+def fault(request_id: str | None) -> Response:
+    """The answer to a fault of ours: its caller gets only the id to ask by; the traceback is for the log."""
     problem = PlatformError(
         "something went wrong in Hearth itself", hint="its log has more, under this request_id"
     )
-    _log.error("%s %s failed, request %s", request.method, request.url.path, _id(request))
-    return answer(problem, _id(request))
+    return answer(problem, request_id)

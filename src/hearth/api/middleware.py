@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hearth.api.errors import answer
+from hearth.api.errors import answer, fault
 from hearth.core.errors import TooLarge
 from hearth.core.limits import JSON_BODY_MAX, format_size
 
+_log = logging.getLogger(__name__)
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}\Z")
 _STREAMED = re.compile(r"/api/v1/functions/[^/]+/[^/]+/versions\Z")  # uploads: they have a limit of their own
 
 
 class RequestIds:
-    """Give every request an id: its own when it is well-formed, else a new one. It stands on the answer and in errors."""
+    """Give every request an id: its own when it is well-formed, else a new one. It stands on the answer and in errors.
+
+    Being the outermost, it answers what nothing else caught.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -30,8 +35,12 @@ class RequestIds:
         request_id = given if REQUEST_ID.match(given) else f"req_{secrets.token_hex(12)}"
         scope["hearth.request_id"] = request_id
 
+        started = False
+
         async def send_with_id(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = request_id
                 headers.setdefault(
@@ -40,7 +49,13 @@ class RequestIds:
                 headers["X-Content-Type-Options"] = "nosniff"
             await send(message)
 
-        await self._app(scope, receive, send_with_id)
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception:  # a fault of the program: logged with all we know, told with nothing of it
+            _log.exception("%s %s failed, request %s", scope["method"], scope["path"], request_id)
+            if started:
+                raise  # the server cuts the connection: the only way left to say that the answer is not whole
+            await fault(request_id)(scope, receive, send_with_id)
 
 
 class BodyLimit:

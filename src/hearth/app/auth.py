@@ -138,7 +138,9 @@ class Auth:
     def _may_register(self, first: bool, setup_token: str | None) -> None:
         expected = self.registration.setup_token
         if first and expected is not None:
-            if setup_token is None or not hmac.compare_digest(setup_token.encode(), expected.encode()):
+            if setup_token is None or not hmac.compare_digest(
+                setup_token.encode("utf-8", "surrogatepass"), expected.encode()
+            ):
                 raise RegistrationClosed(
                     "the first registration needs the setup token of this server",
                     hint="`hearth up` printed it; give it with --setup-token",

@@ -75,9 +75,11 @@ class CredentialVerifier:
         self._generation = (
             0  # grows with every event that ends entries: a look-up that began before is not kept
         )
+        self._hinted = self._read = 0  # hints that came, and up to which one the outbox has been read
+        self._turn = asyncio.Event()  # ends when it has been read once more
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        bus.subscribe(TOPIC, self._wake.set)
+        bus.subscribe(TOPIC, self._on_hint)
 
     async def start(self) -> None:
         """Begin to follow the outbox. Raises StoreUnavailable."""
@@ -97,7 +99,7 @@ class CredentialVerifier:
         """See the port. One look into a dict; a known key's use is noted in memory."""
         entry = self._entries.get(token)
         now = self._clock.now_ms()
-        if entry is None or entry.expires_ms <= now:
+        if entry is None or entry.expires_ms <= now or self._read < self._hinted:
             return Unknown.UNKNOWN
         self._entries.move_to_end(token)
         if entry.identity is None:
@@ -115,9 +117,21 @@ class CredentialVerifier:
         """Who asks, with his session. Raises Unauthenticated, StoreUnavailable."""
         return await self._identify(token.encode("utf-8", "surrogateescape"))
 
+    def _on_hint(self) -> None:
+        self._hinted += 1
+        self._wake.set()
+
     async def _identify(self, token: bytes) -> Identity:
+        hinted = self._hinted
+        while (
+            self._read < hinted and self._task is not None
+        ):  # something was revoked, and what is not read yet
+            try:
+                await asyncio.wait_for(self._turn.wait(), self._tick)
+            except TimeoutError:
+                break
         known = self.cached(token)
-        if known is Unknown.UNKNOWN:
+        if known is Unknown.UNKNOWN:  # also when hints never end: then each call is looked up
             lookup = self._lookups.get(token)
             if lookup is None:  # a hundred calls with one new key look it up once
                 lookup = asyncio.create_task(self._look_up(token))
@@ -211,6 +225,7 @@ class CredentialVerifier:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), self._tick)
             self._wake.clear()
+            hinted = self._hinted
             try:
                 await self._read_events()
                 if self._clock.monotonic() - touched >= TOUCH_EVERY:
@@ -220,6 +235,8 @@ class CredentialVerifier:
                 HearthError
             ) as error:  # the store is away: nothing can be revoked there either; the next tick repairs
                 _log.warning("the outbox can't be read: %s", error)
+            self._read, turn, self._turn = hinted, self._turn, asyncio.Event()
+            turn.set()
 
     async def _read_events(self) -> None:
         while True:
