@@ -17,14 +17,15 @@ def safe(text: str) -> str:
     """
     if text.isascii() and text.isprintable():
         return text
-    return "".join(
-        f"\\x{ord(char):02x}"
-        if ord(char) < 0x100
-        else f"\\u{ord(char):04x}"
-        if (unicodedata.category(char) in ("Cc", "Cs") and char != "\t") or char in _TURNING
-        else char
-        for char in text
-    )
+    return "".join(_escape(char) if _commands(char) else char for char in text)
+
+
+def _commands(char: str) -> bool:
+    return char in _TURNING or (unicodedata.category(char) in ("Cc", "Cs") and char != "\t")
+
+
+def _escape(char: str) -> str:
+    return f"\\x{ord(char):02x}" if ord(char) < 0x100 else f"\\u{ord(char):04x}"
 
 
 def safe_lines(text: str) -> list[str]:

@@ -6,7 +6,6 @@ sense. Times in the models are milliseconds since the epoch.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -59,7 +58,7 @@ class Client:
         refused: HearthError | None = None
         body = models.Logout(refresh_token=login.refresh_token).model_dump_json().encode()
         try:
-            self.connection.request("POST", "/api/v1/auth/logout", body=body)
+            self.connection.request("POST", "/api/v1/auth/logout", body=body, anonymous=True)
         except HearthError as error:
             refused = error
         self.connection.forget_login()
@@ -69,12 +68,13 @@ class Client:
         return self._get(models.Who, "/api/v1/auth/whoami")
 
     def change_password(self, old: str, new: str) -> None:
-        body = json.dumps({"old": old, "new": new}).encode()
+        """Set one's own password. The server then ends every session, this one too: log in again."""
+        body = models.ChangePassword(old=old, new=new).model_dump_json().encode()
         self.connection.request("POST", "/api/v1/auth/password", body=body)
 
-    def server(self) -> ServerInfo:
+    def server(self) -> models.ServerInfo:
         """What the server says of itself to anybody."""
-        return parse(ServerInfo, self.connection.request("GET", "/api/v1/server", anonymous=True))
+        return parse(models.ServerInfo, self.connection.request("GET", "/api/v1/server", anonymous=True))
 
     def keys(self) -> Iterator[models.KeyItem]:
         return self._pages(models.KeyItem, "/api/v1/keys")
@@ -198,15 +198,6 @@ class Client:
         with self.connection.stream("GET", path, params=params, timeout=timeout) as response:
             for line in split_lines(response):
                 yield parse(item, line)
-
-
-class ServerInfo(models.Model):
-    """What `GET /api/v1/server` answers."""
-
-    version: str
-    registration: str
-    first_user: bool
-    public_url: str
 
 
 def split_lines(response: httpx.Response) -> Iterator[bytes]:

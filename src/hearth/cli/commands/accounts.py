@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import click
@@ -10,7 +11,7 @@ from hearth.cli.context import connect, namespace_of
 from hearth.cli.options import Options, common, pass_options
 from hearth.cli.output import emit, facts, say, warn
 from hearth.cli.prompts import ask, password_options, read_password
-from hearth.core.errors import InvalidInput, NotFound
+from hearth.core.errors import InvalidInput, NotFound, Unauthenticated
 from hearth.core.names import check_namespace
 
 if TYPE_CHECKING:
@@ -131,11 +132,14 @@ def use(options: Options, namespace: str | None) -> None:
             client.connection.remember(namespace=namespace)
         if options.server is not None:
             client.connection.remember()
-        current = namespace if namespace is not None else namespace_of(options, client)
+        current = namespace
+        if current is None:
+            with contextlib.suppress(Unauthenticated):  # a server may be chosen before one logs in
+                current = namespace_of(options, client)
         if options.json:
             emit({"server": client.connection.server, "namespace": current})
         else:
-            facts([("server", client.connection.server), ("namespace", current)])
+            facts([("server", client.connection.server), ("namespace", current or "")])
 
 
 def _show(options: Options, client: Client, who: Who, headline: str | None) -> None:

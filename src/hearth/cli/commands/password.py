@@ -8,6 +8,7 @@ from hearth.cli.context import connect
 from hearth.cli.options import Options, common, pass_options
 from hearth.cli.output import emit, say
 from hearth.cli.prompts import line_of_stdin, need_terminal, password_options, read_password
+from hearth.core.errors import InvalidInput
 
 
 @click.group(invoke_without_command=True)
@@ -20,7 +21,7 @@ from hearth.cli.prompts import line_of_stdin, need_terminal, password_options, r
 @pass_options
 @click.pass_context
 def password(ctx: click.Context, options: Options, password_stdin: bool) -> None:
-    """Change your password.
+    """Change your password. Every other login of yours ends.
 
     \b
     Example:
@@ -30,7 +31,9 @@ def password(ctx: click.Context, options: Options, password_stdin: bool) -> None
     if ctx.invoked_subcommand is not None:
         return
     with connect(options) as client:
-        client.whoami()  # not logged in, or a key: said before anybody types
+        if client.connection.api_key is not None:
+            raise InvalidInput("a key has no password", hint="unset HEARTH_TOKEN, and log in")
+        email = client.whoami().email  # not logged in: said before anybody types
         if password_stdin:
             old, new = line_of_stdin(), line_of_stdin()
         else:
@@ -38,7 +41,8 @@ def password(ctx: click.Context, options: Options, password_stdin: bool) -> None
             old = click.prompt("Old password", hide_input=True, err=True)
             new = click.prompt("New password", hide_input=True, confirmation_prompt=True, err=True)
         client.change_password(old, new)
-    _done(options, "Password changed.", None)
+        client.login(email, new)  # the change has ended every session
+    _done(options, "Password changed. Every other login has ended.", None)
 
 
 @password.command()

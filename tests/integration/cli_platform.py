@@ -1,0 +1,343 @@
+"""A platform for the command line's tests: the real management API with real accounts, and functions that are scripted.
+
+The API app, its accounts, keys, users, SQLite file and tokens are the real ones. Only what needs builds and sandboxes
+(`/api/v1/functions`, `/fn`) is played by `Functions`, in the shapes of `hearth.wire`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import socket
+import subprocess
+import sys
+import tarfile
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+
+from hearth.api.app import create_app
+from hearth.api.deps import ApiDeps, CurrentPrincipal, current_principal
+from hearth.app.auth import Auth, RegistrationRule
+from hearth.app.keys import Keys
+from hearth.app.users import Users
+from hearth.bootstrap.child import RandomIds, SystemClock
+from hearth.core.errors import FunctionFailed, HearthError, NotFound, Unauthenticated
+from hearth.core.function import FunctionConfig, config_to_json
+from hearth.core.settings import Settings
+from hearth.manifest.function import read
+from hearth.security.passwords import Argon2Passwords, Cost
+from hearth.security.rootkey import RootKey
+from hearth.security.tokens import AccessTokens, TokenMint
+from hearth.security.verifier import CredentialVerifier
+from hearth.store.store import Store
+from hearth.web.errors import error_body, status_of
+from hearth.wire import models
+
+TRACEBACK = (
+    'Traceback (most recent call last):\n  File "handler.py", line 3, in handler\nKeyError: \x1b[31mname'
+)
+
+
+class _Bus:
+    def publish(self, topic: str) -> None: ...
+
+    def subscribe(self, topic: str, callback: Any) -> None: ...
+
+
+@dataclass
+class Function:
+    namespace: str
+    config: FunctionConfig
+    versions: list[models.VersionItem] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+
+
+class Functions:
+    """Scripted functions. What a deploy does is set by the function's name: see `_events`."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[str, str], Function] = {}
+        self.url = ""
+        self.requests: list[tuple[str, str, dict[str, str]]] = []
+        self.streams = 0
+        self.logs: list[models.LogItem] = []
+        self.router = APIRouter()
+        route = self.router.add_api_route
+        base = "/api/v1/functions"
+        route(base, self.list, methods=["GET"])
+        route(base + "/{ns}/{name}", self.detail, methods=["GET"])
+        route(base + "/{ns}/{name}", self.delete, methods=["DELETE"], status_code=204)
+        route(base + "/{ns}/{name}/versions", self.deploy, methods=["POST"], status_code=202)
+        route(base + "/{ns}/{name}/versions", self.versions, methods=["GET"])
+        route(base + "/{ns}/{name}/versions/{n}/progress", self.progress, methods=["GET"])
+        route(base + "/{ns}/{name}/logs", self.read_logs, methods=["GET"])
+        route("/fn/{ns}/{name}{rest:path}", self.call, methods=["GET", "POST", "PUT"], response_model=None)
+
+    def _get(self, ns: str, name: str) -> Function:
+        if (ns, name) not in self.known:
+            raise NotFound(f"there is no function {ns}/{name}", hint="see: hearth list")
+        return self.known[ns, name]
+
+    def _item(self, function: Function) -> dict[str, Any]:
+        live = next((v for v in reversed(function.versions) if v.state == "ready"), None)
+        return {
+            "name": function.config.name,
+            "namespace": function.namespace,
+            "runtime": function.config.runtime,
+            "version": live.number if live else None,
+            "status": "ready" if live else "failed",
+            "url": f"{self.url}/fn/{function.namespace}/{function.config.name}",
+            "deployed_at": live.ready_at if live else None,
+            "auth": function.config.auth,
+        }
+
+    async def list(
+        self, who: CurrentPrincipal, namespace: str, after: str = "", limit: int = 100
+    ) -> models.Page[models.FunctionItem]:
+        found = sorted(n for ns, n in self.known if ns == namespace and n > after)
+        page = found[: min(limit, 2)]  # small pages: the client has to follow them
+        items = [models.FunctionItem(**self._item(self.known[namespace, n])) for n in page]
+        return models.Page(items=items, next=page[-1] if len(found) > len(page) else None)
+
+    async def detail(self, who: CurrentPrincipal, ns: str, name: str) -> models.FunctionDetail:
+        function = self._get(ns, name)
+        live = next((v for v in reversed(function.versions) if v.state == "ready"), None)
+        return models.FunctionDetail(
+            **self._item(function),
+            id="fn_1",
+            live=live,
+            latest=function.versions[-1],
+            warnings=["cpu is not held"],
+        )
+
+    async def delete(self, who: CurrentPrincipal, ns: str, name: str) -> None:
+        self._get(ns, name)
+        del self.known[ns, name]
+
+    async def versions(self, who: CurrentPrincipal, ns: str, name: str) -> models.Page[models.VersionItem]:
+        return models.Page(items=self._get(ns, name).versions)
+
+    async def deploy(self, who: CurrentPrincipal, ns: str, name: str, request: Request) -> models.Deployed:
+        body = await request.body()
+        with tarfile.open(fileobj=io.BytesIO(body), mode="r:gz") as tar:
+            manifest = tar.extractfile("function.yaml")
+            assert manifest is not None
+            config = read(manifest.read().decode())
+            files = tar.getnames()
+        function = self.known.setdefault((ns, name), Function(ns, config))
+        function.config, function.files = config, files
+        failed = name.startswith("broken")
+        failure = models.FailureItem(
+            code="function_load_failed",
+            message="SyntaxError: invalid syntax",
+            tail="line one\n\x1b[1mSyntaxError",
+            file="handler.py",
+            line=7,
+        )
+        function.versions.append(
+            models.VersionItem(
+                id=f"ver_{len(function.versions) + 1}",
+                number=len(function.versions) + 1,
+                state="failed" if failed else "ready",
+                runtime=config.runtime,
+                toolchain="python-3.11.2",
+                handler="handler.handler",
+                auth=config.auth,
+                config=config_to_json(config),
+                source="sha256:0",
+                created_at=1_795_483_104_123,
+                ready_at=None if failed else 1_795_483_105_000,
+                failure=failure if failed else None,
+            )
+        )
+        return models.Deployed(
+            namespace=ns,
+            name=name,
+            version=len(function.versions),
+            version_id=function.versions[-1].id,
+            state="pending",
+            warnings=["memory is not held on this machine"] if name == "warned" else [],
+        )
+
+    async def progress(self, who: CurrentPrincipal, ns: str, name: str, n: int) -> StreamingResponse:
+        function = self._get(ns, name)
+        self.streams += 1
+        return StreamingResponse(self._events(function, n), media_type="application/x-ndjson")
+
+    async def _events(self, function: Function, n: int) -> AsyncIterator[str]:
+        version = function.versions[n - 1]
+
+        def line(**values: Any) -> str:
+            return models.DeployEvent(**values).model_dump_json() + "\n"
+
+        yield line(kind="state", state="building")
+        yield line(kind="log", text="line one")
+        if function.config.name == "drops" and self.streams == 1:
+            return  # control was restarted
+        yield line(kind="log", text="line\u2028two \x1b[2J")
+        while function.config.name == "slow":
+            await asyncio.sleep(0.05)
+        yield line(kind="state", state="proving")
+        kind = "failed" if version.state == "failed" else "done"
+        yield line(kind=kind, version=version, url=self._item(function)["url"])
+
+    async def read_logs(
+        self,
+        who: CurrentPrincipal,
+        ns: str,
+        name: str,
+        since_ms: int = 0,
+        invocation: str | None = None,
+        version: int | None = None,
+        source: str | None = None,
+        follow: bool = False,
+    ) -> StreamingResponse:
+        self._get(ns, name)
+
+        async def lines() -> AsyncIterator[str]:
+            for item in self.logs:
+                kept = item.at >= since_ms and (version is None or item.version == version)
+                if kept and source in (None, item.source) and invocation in (None, item.invocation):
+                    yield item.model_dump_json() + "\n"
+            while follow:
+                await asyncio.sleep(0.05)
+
+        return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+    async def call(self, ns: str, name: str, rest: str, request: Request) -> Response:
+        try:
+            function = self._get(ns, name)
+            if function.config.auth != "public" or "authorization" in request.headers:
+                try:
+                    await current_principal(request)
+                except Unauthenticated as error:
+                    raise NotFound("there is no such function") from error
+            if name == "boom":
+                raise FunctionFailed("the function raised KeyError", details={"traceback": TRACEBACK})
+        except HearthError as error:
+            headers = {"X-Hearth-Error": error.code, "X-Hearth-Invocation": "inv_7"}
+            return Response(error_body(error, "req_1"), status_of(error), headers, "application/json")
+        if name == "teapot":
+            return Response("short and stout", 418, {"X-Hearth-Invocation": "inv_8"})
+        if name == "bytes":
+            return Response(b"\x00\xff\x1b[2J")
+        shown = f"{request.method} {rest}?{request.url.query} {(await request.body()).decode()}"
+        return Response(shown, headers={"X-Seen-Type": request.headers.get("content-type", "")})
+
+
+@dataclass
+class Platform:
+    """A platform that answers at `url`. `run` is the command line, in a home and a folder of its own."""
+
+    url: str
+    functions: Functions
+    folder: Path
+
+    def paths(self) -> list[str]:
+        """What was asked since the last look, and forget it."""
+        seen = [f"{method} {path}" for method, path, _ in self.functions.requests]
+        self.functions.requests.clear()
+        return seen
+
+
+class Program:
+    """`hearth` as a person has it: an executable, a home folder, a working folder."""
+
+    def __init__(self, server: str | None, folder: Path) -> None:
+        self.folder = folder / "work"
+        self.folder.mkdir()
+        self.config = folder / "config" / "hearth"
+        self.env = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "XDG_CONFIG_HOME": str(folder / "config"),
+            "TZ": "UTC",
+            "LC_ALL": "C.UTF-8",
+        }
+        if server is not None:
+            self.env["HEARTH_SERVER"] = server
+
+    def start(self, *arguments: str, program: str = "hearth", **env: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [Path(sys.executable).parent / program, *arguments],
+            cwd=self.folder,
+            env=self.env | env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(
+        self, *arguments: str, stdin: str = "", code: int = 0, program: str = "hearth", **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command and demand its exit code."""
+        process = self.start(*arguments, program=program, **env)
+        out, err = process.communicate(stdin, timeout=60)
+        assert process.returncode == code, f"{arguments}: {process.returncode}\n{out}\n{err}"
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    def register(self, email: str = "ann@example.com") -> None:
+        self("register", "--email", email, "--password-stdin", stdin="correct horse battery\n")
+
+
+async def _serve(platform: Platform, sock: socket.socket, servers: list[uvicorn.Server]) -> None:
+    clock, ids, key = SystemClock(), RandomIds(), RootKey(bytes(range(32)))
+    store = await Store.open(platform.folder / "hearth.db", durable=False, clock=clock, ids=ids)
+    passwords = Argon2Passwords(Cost(passes=1, memory=64))
+    mint = TokenMint(key)
+    verifier = CredentialVerifier(store, AccessTokens([key.token_public_key()]), clock, _Bus(), tick=0.05)
+    await verifier.start()
+    deps = ApiDeps(
+        settings=Settings(data_dir=platform.folder, public_url=platform.url),
+        version="0",
+        auth=Auth(store, passwords, mint, clock, ids, RegistrationRule(open=True)),
+        keys=Keys(store, store, mint, clock, ids),
+        users=Users(store, passwords, ids),
+        identifier=verifier,
+        functions=store,
+        clock=clock,
+    )
+    app = create_app(deps, [platform.functions.router])
+
+    async def recording(scope: Any, receive: Any, send: Any) -> None:
+        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
+        platform.functions.requests.append((scope["method"], scope["path"], headers))
+        await app(scope, receive, send)
+
+    server = uvicorn.Server(uvicorn.Config(recording, log_level="critical", lifespan="off"))
+    servers.append(server)
+    try:
+        await server.serve(sockets=[sock])
+    finally:
+        await verifier.close()
+        await store.close()
+        passwords.close()
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[Platform]:
+    """A platform on a free port, in a thread of its own; its socket listens before this yields."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        platform = Platform(f"http://127.0.0.1:{sock.getsockname()[1]}", Functions(), folder)
+        platform.functions.url = platform.url
+        servers: list[uvicorn.Server] = []
+        thread = threading.Thread(target=lambda: asyncio.run(_serve(platform, sock, servers)))
+        thread.start()
+        try:
+            yield platform
+        finally:
+            for server in servers:
+                server.should_exit = server.force_exit = True
+            thread.join()
