@@ -129,7 +129,7 @@ class Toolchains:
             with _lock(self._folder / ".lock-uv"), _work(self._folder) as work:
                 shutil.copyfile(self._uv, work / "uv")
                 (work / "uv").chmod(0o755)
-                _keep(work, self._folder / name)
+                keep_folder(work, self._folder / name)
         return name
 
     def _fetch(self, runtime: str, pin: str) -> None:
@@ -146,7 +146,7 @@ class Toolchains:
                 root, version = _unwrap(runtime, work / "site")
                 if not version:
                     raise PlatformError(f"{requirement} was fetched, but does not run here")
-                _keep(root, self._folder / f"{runtime}-{version}")
+                keep_folder(root, self._folder / f"{runtime}-{version}")
 
     def _install(self, requirement: str, target: Path, home: Path) -> None:
         env = {**dict(self._registries.env), "PATH": "/usr/bin:/bin", "HOME": str(home), "TMPDIR": str(home)}
@@ -210,7 +210,7 @@ def _unwrap(runtime: str, site: Path) -> tuple[Path, str]:
     return root, said.removeprefix("v")
 
 
-def _keep(work: Path, place: Path) -> None:
+def keep_folder(work: Path, place: Path) -> None:
     """Make a finished folder permanent, readable for every sandbox; a place that exists already is left as it is."""
     try:
         for folder, _, files in os.walk(work):
@@ -238,7 +238,7 @@ def _lock(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _work(folder: Path) -> Iterator[Path]:
-    """A folder to fill, gone afterwards (or kept by `_keep`)."""
+    """A folder to fill, gone afterwards (or kept by `keep_folder`)."""
     work = Path(tempfile.mkdtemp(prefix=".work-", dir=folder))
     try:
         yield work
