@@ -181,14 +181,14 @@ export class Call {
 
   // Whether an answer with this head carries no body (RFC 9110, section 6.4.1).
   bodiless(head) {
-    return this.method === 'HEAD' || head.status === 204 || head.status === 205 || head.status === 304
+    return this.method === 'HEAD' || head.status === 204 || head.status === 304
   }
 
   // Head and whole body (text or bytes). Returns a promise when not all of it could be sent at once.
   respond(head, body) {
     const length = typeof body === 'string' ? Buffer.byteLength(body) : body.length
     if (this.bodiless(head)) {
-      if (head.status !== 204 && head.status !== 205 && head.status !== 304) head.text += `\ncontent-length:${length}`
+      if (head.status !== 204 && head.status !== 304) head.text += `\ncontent-length:${length}`
       this.empty(head)
       return undefined
     }
@@ -235,7 +235,9 @@ export class Call {
 
   fail(error) {
     if (this.#over()) return
-    this.#link.writer.frame(ERROR, 0, this.stream, JSON.stringify(describe(error, this.#link.hidden)))
+    const told = this.#link.describe(error)
+    this.#link.failed(this, told)
+    this.#link.writer.frame(ERROR, 0, this.stream, JSON.stringify(told))
     this.#close()
   }
 
@@ -272,28 +274,4 @@ function abortReason(reason) {
   const timeout = reason === 'timeout'
   return new DOMException(timeout ? 'the deadline has passed' : `the request was cancelled (${reason})`,
     timeout ? 'TimeoutError' : 'AbortError')
-}
-
-// An error as the protocol tells it. Frames of the shim and of Node itself are left out of the traceback.
-export function describe(error, hidden) {
-  if (!(error instanceof Error) && !(error && typeof error.stack === 'string')) {
-    const message = text(error)
-    return { type: error === null ? 'null' : typeof error, message, traceback: `Uncaught ${message}` }
-  }
-  const stack = String(error.stack).split('\n')
-  const shown = stack.filter((line) => !/^\s+at /.test(line) || !(line.includes(hidden) || /\(?node:internal/.test(line)))
-  if (error.cause !== undefined) shown.push(`[cause]: ${describe(error.cause, hidden).traceback}`)
-  return {
-    type: String(error.name || error.constructor?.name || 'Error').slice(0, 200),
-    message: String(error.message).slice(0, 16384),
-    traceback: shown.join('\n').slice(0, 65536),
-  }
-}
-
-function text(value) {
-  try {
-    return (typeof value === 'string' ? value : JSON.stringify(value) ?? String(value)).slice(0, 16384)
-  } catch {
-    return Object.prototype.toString.call(value) // a cycle, a BigInt, a toString that throws
-  }
 }

@@ -14,7 +14,6 @@ export class Context {
     this.invokedFunctionArn = `hearth:${load.namespace}/${load.function}:${load.version}`
     this.logGroupName = `${load.namespace}/${load.function}`
     this.logStreamName = String(load.version)
-    this.caller = call.caller
   }
 
   getRemainingTimeInMillis = () => this.#call.remaining()

@@ -1,88 +1,13 @@
-// The AWS Lambda shape: Function URL events (payload version 2.0), contexts, and what a returned value becomes.
+// The AWS Lambda shape: how a handler is called, and what its value becomes as an answer.
 
 import { PassThrough } from 'node:stream'
-import { isUtf8 } from 'node:buffer'
 
 import { BadResponse, Head } from './call.mjs'
 import { Context } from './context.mjs'
+import { event } from './event.mjs'
 import { respondWith } from './fetch.mjs'
 
-const TEXTUAL = /^(?:text\/|application\/(?:[^;]*\+)?(?:json|xml)\b|application\/(?:x-)?(?:javascript|ecmascript|ndjson|x-ndjson|www-form-urlencoded)\b)/i
 const STREAMING = Symbol('streams')
-const MONTHS = ['Jan', 'Feb', 'Mar', 'Apr', 'May', 'Jun', 'Jul', 'Aug', 'Sep', 'Oct', 'Nov', 'Dec']
-
-export function event(call, body) {
-  const headers = {}
-  for (const [name, value] of call.headers()) {
-    headers[name] = Object.hasOwn(headers, name) ? `${headers[name]}${name === 'cookie' ? '; ' : ','}${value}` : value
-  }
-  const mark = call.target.indexOf('?')
-  const path = mark < 0 ? call.target : call.target.slice(0, mark)
-  const query = mark < 0 ? '' : call.target.slice(mark + 1)
-  const now = Date.now()
-  const domain = headers.host ?? ''
-  const made = {
-    version: '2.0',
-    routeKey: '$default',
-    rawPath: path,
-    rawQueryString: query,
-    headers,
-    requestContext: {
-      accountId: 'anonymous',
-      apiId: call.load.function,
-      domainName: domain,
-      domainPrefix: domain.split('.', 1)[0],
-      http: {
-        method: call.method,
-        path,
-        protocol: 'HTTP/1.1',
-        sourceIp: call.client,
-        userAgent: headers['user-agent'] ?? '',
-      },
-      requestId: call.id,
-      routeKey: '$default',
-      stage: '$default',
-      time: clock(now),
-      timeEpoch: now,
-    },
-    isBase64Encoded: false,
-  }
-  if (headers.cookie) made.cookies = headers.cookie.split(/; */)
-  if (query) {
-    const parameters = {}
-    for (const [name, value] of new URLSearchParams(query)) {
-      parameters[name] = Object.hasOwn(parameters, name) ? `${parameters[name]},${value}` : value
-    }
-    made.queryStringParameters = parameters
-  }
-  if (body.length > 0) {
-    made.isBase64Encoded = !(TEXTUAL.test(headers['content-type'] ?? '') && isUtf8(body))
-    made.body = body.toString(made.isBase64Encoded ? 'base64' : 'utf8')
-  }
-  return made
-}
-
-// 12/Mar/2020:19:03:58 +0000
-function clock(ms) {
-  const t = new Date(ms)
-  const two = (number) => String(number).padStart(2, '0')
-  return `${two(t.getUTCDate())}/${MONTHS[t.getUTCMonth()]}/${t.getUTCFullYear()}:${two(t.getUTCHours())}:` +
-    `${two(t.getUTCMinutes())}:${two(t.getUTCSeconds())} +0000`
-}
-
-// awslambda.streamifyResponse(handler) and awslambda.HttpResponseStream.from(stream, metadata), as in AWS.
-export const awslambda = {
-  streamifyResponse(handler) {
-    handler[STREAMING] = true
-    return handler
-  },
-  HttpResponseStream: {
-    from(stream, metadata) {
-      stream.metadata = metadata
-      return stream
-    },
-  },
-}
 
 // found: what resolve.pick gave.
 export function serve({ call: handler, length, original }) {
@@ -143,7 +68,7 @@ function structuredHead(value) {
     if (!Array.isArray(value.cookies)) throw new BadResponse('cookies of the returned value are no list')
     for (const cookie of value.cookies) head.add('set-cookie', cookie)
   }
-  if (!head.typed) head.add('content-type', 'application/json')
+  if (!head.typed) head.add('content-type', asBytes(value.body) === null ? 'application/json' : 'application/octet-stream')
   return head
 }
 
@@ -197,14 +122,16 @@ async function stream(call, headFor, iterable) {
   for (;;) {
     const { done, value } = await iterator.next()
     if (done) break
-    const bytes = typeof value === 'string' ? Buffer.from(value) : asBytes(value)
+    const object = !started && value !== null && typeof value === 'object' && 'statusCode' in value
+    let bytes = typeof value === 'string' ? Buffer.from(value) : asBytes(value)
+    if (object && bytes === null) bytes = Buffer.from(bodyOf(value)) // a stream may begin with its head
     if (bytes === null) {
       await iterator.return?.()
       throw new BadResponse(`a stream gave ${value === null ? 'null' : `a value of type ${typeof value}`}: only text and bytes can be sent`)
     }
     if (!started) {
       started = true
-      const head = headFor(value)
+      const head = object ? structuredHead(value) : headFor(value)
       if (call.bodiless(head)) {
         call.empty(head)
         await iterator.return?.()

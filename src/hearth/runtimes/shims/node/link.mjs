@@ -4,6 +4,7 @@ import { writeSync } from 'node:fs'
 import net from 'node:net'
 
 import { Call } from './call.mjs'
+import { describe } from './errors.mjs'
 import * as F from './frames.mjs'
 
 const WINDOW = 256 * 1024
@@ -15,7 +16,7 @@ export class Link {
   writer = null
   load = null
   serve = null // (call) -> undefined or a promise, once loaded
-  hidden // text that marks stack frames of the shim itself
+  #hidden // text that marks stack frames of the shim itself
   #socket
   #calls = new Map()
   #last = 0
@@ -24,9 +25,9 @@ export class Link {
   #decoder = new F.Decoder()
   #on
 
-  // on: {load(payload), logCredit(bytes), finished(call)}
+  // on: {load(payload), logCredit(bytes), failed(call, told), finished(call)}
   constructor(path, hidden, on) {
-    this.hidden = hidden
+    this.#hidden = hidden
     this.#on = on
     const buffer = Buffer.allocUnsafeSlow(READ)
     this.#socket = net.connect({ path, onread: { buffer, callback: (count, chunk) => this.#read(chunk.subarray(0, count)) } })
@@ -127,6 +128,14 @@ export class Link {
   #cancel(call, payload) {
     const { reason } = object(payload)
     call?.cancel(String(reason ?? ''))
+  }
+
+  describe(error) {
+    return describe(error, this.#hidden, this.load?.code ?? '/hearth/code')
+  }
+
+  failed(call, told) {
+    this.#on.failed(call, told)
   }
 
   finished(call) {

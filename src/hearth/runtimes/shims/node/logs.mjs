@@ -4,7 +4,7 @@
 import { LOG } from './frames.mjs'
 
 const LINE_MAX = 64 * 1024 // bytes of text; what is longer is cut
-const LEVELS = { debug: 'debug', info: 'info', log: 'info', warn: 'warn', error: 'error', trace: 'info' }
+const LEVELS = { debug: 'debug', info: 'info', log: 'info', warn: 'warning', error: 'error', trace: 'info' }
 
 export class Logs {
   #writer
@@ -22,33 +22,44 @@ export class Logs {
 
   grant(bytes) {
     this.#credit += bytes
+    if (this.#dropped > 0 && this.#credit > LINE_MAX) this.#confess()
   }
 
+  // Sends text, line by line.
   emit(invocation, stream, level, text) {
     if (text.length > this.#credit) {
       this.#dropped += 1
       return
     }
-    if (text.length > LINE_MAX / 3 && Buffer.byteLength(text) > LINE_MAX) text = cut(text)
-    const dropped = this.#dropped
-    if (dropped > 0) text = `[${dropped} ${dropped === 1 ? 'line was' : 'lines were'} dropped before this one] ${text}`
-    const payload = JSON.stringify({ inv: invocation, stream, t: Date.now(), level, text })
-    const size = Buffer.byteLength(payload)
-    if (size > this.#credit) {
-      this.#dropped += 1
-      return
+    for (const line of text.split('\n')) {
+      if (!(this.#dropped === 0 || this.#confess()) || !this.#send(invocation, stream, level, cut(line))) this.#dropped += 1
     }
-    this.#credit -= size
-    this.#dropped = 0
-    this.#writer.frame(LOG, 0, 0, payload)
   }
 
-  // A line of the shim's own, about code that failed where no request could be told of it.
-  failure(invocation, text) {
+  // Says how many lines were dropped; false when there is no credit for that either.
+  #confess() {
+    const count = this.#dropped
+    const said = `${count} ${count === 1 ? 'line was' : 'lines were'} dropped here: more is logged than is taken`
+    if (!this.#send(null, 'stderr', 'warning', said)) return false
+    this.#dropped = 0
+    return true
+  }
+
+  #send(invocation, stream, level, text) {
+    const payload = JSON.stringify({ inv: invocation, stream, t: Date.now(), level, text })
+    const size = Buffer.byteLength(payload)
+    if (size > this.#credit) return false
+    this.#credit -= size
+    this.#writer.frame(LOG, 0, 0, payload)
+    return true
+  }
+
+  // A traceback.
+  error(invocation, text) {
     this.emit(invocation, 'stderr', 'error', text)
   }
 
-  // Takes over console and the two streams. One call of console is one line, however many it prints.
+  // Takes over console and the two streams.
   install() {
     for (const [name, level] of Object.entries(LEVELS)) {
       const print = console[name]
@@ -62,17 +73,17 @@ export class Logs {
         }
       }
     }
-    this.#take(process.stdout, 'stdout', 'info')
-    this.#take(process.stderr, 'stderr', 'error')
+    this.#take(process.stdout, 'stdout')
+    this.#take(process.stderr, 'stderr')
   }
 
-  #take(target, stream, usual) {
+  #take(target, stream) {
     const write = (chunk, encoding, done) => {
       if (typeof encoding === 'function') [encoding, done] = [undefined, encoding]
       const text = typeof chunk === 'string' ? chunk : Buffer.from(chunk).toString('utf8')
       const invocation = this.#invocation()
       if (this.#level !== null) this.emit(invocation, stream, this.#level, text.endsWith('\n') ? text.slice(0, -1) : text)
-      else this.#lines(invocation, stream, usual, text)
+      else this.#lines(invocation, stream, text)
       if (typeof done === 'function') process.nextTick(done)
       return true
     }
@@ -80,17 +91,13 @@ export class Logs {
     target._write = (chunk, encoding, done) => write(chunk, encoding, done)
   }
 
-  #lines(invocation, stream, level, text) {
+  #lines(invocation, stream, text) {
     const key = `${stream} ${invocation ?? ''}`
     const before = this.#partial.get(key)
     if (before !== undefined) text = before + text
-    const lines = text.split('\n')
-    let last = lines.pop()
-    for (const line of lines) this.emit(invocation, stream, level, line)
-    while (last.length > LINE_MAX) {
-      this.emit(invocation, stream, level, last.slice(0, LINE_MAX))
-      last = last.slice(LINE_MAX)
-    }
+    const end = text.lastIndexOf('\n')
+    if (end >= 0) this.emit(invocation, stream, 'info', text.slice(0, end))
+    const last = text.slice(end + 1, end + 1 + LINE_MAX) // the rest of an endless line would be cut anyway
     if (last) this.#partial.set(key, last)
     else if (before !== undefined) this.#partial.delete(key)
   }
@@ -103,12 +110,13 @@ export class Logs {
       const [stream, owner] = [key.slice(0, space), key.slice(space + 1)]
       if (invocation !== null && owner !== invocation) continue
       this.#partial.delete(key)
-      this.emit(owner || null, stream, stream === 'stderr' ? 'error' : 'info', text)
+      this.emit(owner || null, stream, 'info', text)
     }
   }
 }
 
 function cut(text) {
+  if (text.length <= LINE_MAX / 3 || Buffer.byteLength(text) <= LINE_MAX) return text
   const bytes = Buffer.from(text)
   let end = LINE_MAX
   while ((bytes[end] & 0xc0) === 0x80) end -= 1 // not inside a character

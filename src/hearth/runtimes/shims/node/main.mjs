@@ -6,14 +6,13 @@ import path from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import v8 from 'node:v8'
 
-import { describe } from './call.mjs'
+import { placeOf } from './errors.mjs'
 import * as web from './fetch.mjs'
 import { INIT_ERROR, READY } from './frames.mjs'
 import * as lambda from './lambda.mjs'
 import { Link } from './link.mjs'
 import { Logs } from './logs.mjs'
-import { placeOf } from './place.mjs'
-import { entry, HandlerNotFound, isTypeScript, pick, withoutTypes } from './resolve.mjs'
+import { entry, LoadError, isTypeScript, pick, withoutTypes } from './resolve.mjs'
 
 const SMALL_MEMORY_MB = 1024
 
@@ -23,6 +22,7 @@ function main() {
   const link = new Link(path.join(process.env.HEARTH_SLOT_DIR || '/hearth', 'guest.sock'), hidden, {
     load: (told) => load(link, logs, running, told),
     logCredit: (bytes) => logs.grant(bytes),
+    failed: (call, told) => logs.error(call.id, told.traceback),
     finished: (call) => logs.finish(call.id),
   })
   // Code that no request is known for (a timer of the module's own, say) counts for the only request in work.
@@ -52,12 +52,14 @@ async function load(link, logs, running, told) {
     globalThis.awslambda = lambda.awslambda
     limitHeap(told.memory_mb)
     const { file, names } = entry(code, told.handler)
-    if (isTypeScript(file) && withoutTypes()) throw new HandlerNotFound(withoutTypes())
+    if (isTypeScript(file) && withoutTypes()) throw new LoadError(withoutTypes())
     found = pick(await import(pathToFileURL(file).href), names)
     found.name = `${path.relative(code, file).replace(/\.[mc]?[jt]s$/, '')}.${found.name}`
   } catch (error) {
-    const payload = { ...describe(error, link.hidden), ...placeOf(error, code) }
+    const payload = { ...link.describe(error), ...placeOf(error, code) }
     logs.finish(null)
+    if (error instanceof LoadError) payload.traceback = ''
+    else logs.error(null, payload.traceback)
     link.writer.frame(INIT_ERROR, 0, 0, JSON.stringify(payload))
     link.close(1)
     return
@@ -88,7 +90,7 @@ function watchErrors(link, logs, running) {
   const told = (error) => {
     const call = running.getStore() ?? null
     const late = call === null || call.done
-    if (late) logs.failure(call?.id ?? null, describe(error, link.hidden).traceback)
+    if (late) logs.error(call?.id ?? null, link.describe(error).traceback)
     else call.fail(error)
     return call
   }

@@ -5,8 +5,8 @@ import path from 'node:path'
 
 export const EXTENSIONS = ['.mjs', '.js', '.cjs', '.ts', '.mts', '.cts']
 
-export class HandlerNotFound extends Error {
-  name = 'HandlerNotFound'
+export class LoadError extends Error {
+  name = 'LoadError'
 }
 
 // {file, names}: an absolute path, and the path of the export in it, or null when it is to be detected.
@@ -22,9 +22,9 @@ export function entry(code, setting) {
     const file = [path.join(code, main), withExtension(path.join(code, main)), withExtension(path.join(code, main, 'index'))]
       .find((candidate) => candidate && isFile(candidate))
     if (file) return { file, names: null }
-    throw new HandlerNotFound(`package.json names ${main} as main, and there is no such file`)
+    throw new LoadError(`package.json names ${main} as main, and there is no such file`)
   }
-  throw new HandlerNotFound('there is no handler.mjs, handler.js, handler.cjs, handler.ts or index.*, and no main in package.json')
+  throw new LoadError('there is no handler.mjs, handler.js, handler.cjs, handler.ts or index.*, and no main in package.json')
 }
 
 function named(code, setting) {
@@ -35,7 +35,7 @@ function named(code, setting) {
   const file = withExtension(path.join(code, path.dirname(setting), stem))
   if (!file) {
     const shown = path.join(path.dirname(setting), stem)
-    throw new HandlerNotFound(`handler is ${setting}, and there is no file ${shown} with an extension of ${EXTENSIONS.join(' ')}`)
+    throw new LoadError(`handler is ${setting}, and there is no file ${shown} with an extension of ${EXTENSIONS.join(' ')}`)
   }
   return { file, names: names.length > 0 ? names : null }
 }
@@ -75,7 +75,7 @@ export function pick(module, names) {
       const found = shaped(value, owner, names.at(-1) === 'default' || names.at(-1) === 'fetch')
       if (found) return { ...found, name: names.join('.') }
     }
-    throw new HandlerNotFound(`${names.join('.')} is not an exported function; exported: ${exported(module)}`)
+    throw new LoadError(`${names.join('.')} is not an exported function; exported: ${exported(module)}`)
   }
   for (const scope of scopes) {
     const found = shaped(scope.handler, scope, false)
@@ -85,7 +85,7 @@ export function pick(module, names) {
     const found = scope === module ? null : shaped(scope, undefined, true)
     if (found) return { ...found, name: 'default' }
   }
-  throw new HandlerNotFound('nothing that answers is exported: write `export const handler = async (event, context) => …` ' +
+  throw new LoadError('nothing that answers is exported: write `export const handler = async (event, context) => …` ' +
     `or \`export default { fetch(request) { … } }\`; exported: ${exported(module)}`)
 }
 

@@ -1,9 +1,12 @@
-// Where in the person's own code an error comes from.
+// Errors of function code as the host is told of them: what they say, and where in the code they come from.
 
 import { readFileSync } from 'node:fs'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 
+import { BadResponse } from './call.mjs'
+
+const CAUSES = 8 // of causes that are told; there may be a circle
 const PLACE = /(file:\/\/\/[^\s()]+?|\/[^\s():]+?):(\d+)(?::\d+)?(?=$|[\s)])/gm
 
 // {file, line}: relative to code, or null both. Own files go before installed ones.
@@ -49,4 +52,41 @@ function missing(error, code) {
   }
   const at = lines.findIndex((line) => /import|require|from/.test(line) && short !== '' && line.includes(short))
   return { file, line: at < 0 ? null : at + 1 }
+}
+
+// An error as the protocol tells it. Frames of the shim and of Node itself are left out of the traceback.
+// Paths are relative to the code.
+export function describe(error, hidden, code) {
+  try {
+    return told(error, hidden, code, 0)
+  } catch (broken) {
+    const message = `an error that can't be shown: ${text(broken?.message)}` // its getters are function code
+    return { type: 'Error', message, traceback: message }
+  }
+}
+
+function told(error, hidden, code, depth) {
+  if (error instanceof BadResponse) {
+    return { type: 'BadResponse', message: error.message, traceback: `BadResponse: ${error.message}` }
+  }
+  if (typeof error?.stack !== 'string') {
+    const message = text(error)
+    return { type: error === null ? 'null' : typeof error, message, traceback: `Uncaught ${message}` }
+  }
+  const stack = String(error.stack).split('\n')
+  const shown = stack.filter((line) => !/^\s+at /.test(line) || !(line.includes(hidden) || /\(?node:internal/.test(line)))
+  if (error.cause !== undefined && depth < CAUSES) shown.push(`[cause]: ${told(error.cause, hidden, code, depth + 1).traceback}`)
+  return {
+    type: String(error.name || error.constructor?.name || 'Error').slice(0, 200),
+    message: String(error.message).slice(0, 16384),
+    traceback: shown.join('\n').replaceAll(`file://${code}/`, '').replaceAll(`${code}/`, '').slice(0, 60000),
+  }
+}
+
+function text(value) {
+  try {
+    return (typeof value === 'string' ? value : JSON.stringify(value) ?? String(value)).slice(0, 16384)
+  } catch {
+    return Object.prototype.toString.call(value) // a cycle, a BigInt, a toString that throws
+  }
 }
