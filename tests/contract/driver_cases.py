@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from hearth.core.ids import new_id
 from hearth.core.launch import Attachment, Handle, Limits, Network, SandboxSpec
 from hearth.drivers.bubblewrap import BubblewrapDriver
 from hearth.drivers.process import ProcessDriver
+from hearth.drivers.remote import RemoteDriver
 from hearth.drivers.safe import SafeAttachingDriver, safe
+from hearth.keeper.server import KeeperServer
 
 PYTHON = "/usr/bin/python3"
 
@@ -57,7 +60,7 @@ class Rig:
         inner: the driver inside.
     """
 
-    driver: SafeAttachingDriver
+    driver: SafeAttachingDriver | RemoteDriver
     folders: dict[str, Path]
     isolates: bool
     inner: Any = None
@@ -193,7 +196,7 @@ def assert_nothing_left(instance: str, uids: range, run: Path, data: Path) -> No
     table = Path("/proc/self/mountinfo").read_text()
     assert str(run) not in table
     assert str(data) not in table
-    groups = [path for path in Path("/sys/fs/cgroup").glob(f"**/hearth-{instance}*")]
+    groups = list(Path("/sys/fs/cgroup").glob(f"**/hearth-{instance}*"))
     assert not groups
     for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
         with contextlib.suppress(OSError):
@@ -216,6 +219,23 @@ async def process_rig(tmp_path: Path) -> AsyncIterator[Rig]:
     assert not list((tmp_path / "run").iterdir())
 
 
+@contextlib.asynccontextmanager
+async def remote_rig(tmp_path: Path, inner: Any) -> AsyncIterator[Rig]:
+    """Another rig's driver, as control and shards reach it: through the keeper's socket."""
+    async with inner(tmp_path) as rig:
+        folder = Path(tempfile.mkdtemp(prefix="hearth-keeper-"))
+        server = KeeperServer(rig.driver, os.getuid(), None)
+        server.listen(folder / "keeper.sock")
+        remote = RemoteDriver(folder / "keeper.sock", rig.owner, "shard")
+        try:
+            await remote.dial()
+            yield Rig(remote, rig.folders, rig.isolates, rig.inner, rig.owner)
+        finally:
+            remote.close()
+            await server.close()
+            shutil.rmtree(folder)
+
+
 Factory = Callable[[Path], AbstractAsyncContextManager[Rig]]
 
 
@@ -229,4 +249,6 @@ class Case:
 CASES: list[Case] = [
     Case("bubblewrap", bubblewrap_rig, root=True),
     Case("process", process_rig, root=False),
+    Case("remote-bubblewrap", partial(remote_rig, inner=bubblewrap_rig), root=True),
+    Case("remote-process", partial(remote_rig, inner=process_rig), root=False),
 ]

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from hearth.core.errors import HearthError, NotFound, SandboxFailed
+from hearth.core.errors import Forbidden, HearthError, NotFound, SandboxFailed
 from hearth.core.launch import Disk, Exit, Handle, Limits, Mount, Network
+from hearth.drivers.remote import RemoteDriver
 from hearth.ports.driver import CanAttach
 from tests.contract.driver_cases import CASES, Case, Rig, fresh, read_some, read_until, soon
 
@@ -235,6 +236,12 @@ signal.pause()
 async def test_owners_are_told_apart(rig: Rig) -> None:
     other = fresh("owner")
     mine = await rig.start(GUEST)
+    if isinstance(rig.driver, RemoteDriver):  # the keeper lets nobody start in another's name
+        with pytest.raises(Forbidden):
+            await rig.start(GUEST, owner=other)
+        assert await rig.driver.list_owned(rig.owner) == [mine]
+        await rig.driver.stop(mine, 0)
+        return
     theirs = await rig.start(GUEST, owner=other)
     assert await rig.driver.list_owned(rig.owner) == [mine]
     assert await rig.driver.list_owned(other) == [theirs]

@@ -17,7 +17,7 @@ from hearth.core.errors import StartupFailed
 from hearth.core.launch import Probe
 from hearth.drivers.bubblewrap import BubblewrapDriver
 from hearth.drivers.process import ProcessDriver
-from hearth.drivers.safe import SafeDriver
+from hearth.drivers.safe import safe
 from hearth.egress.networks import HostNetworks
 from hearth.keeper.server import KeeperServer
 from hearth.linux import mounts
@@ -45,7 +45,7 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
             await networks.start()
             stack.push_async_callback(networks.stop)
         driver = await _driver(context, networks, stack)
-        server = KeeperServer(SafeDriver(driver), context.uid, networks)
+        server = KeeperServer(safe(driver), context.uid, networks)
         server.listen(context.keeper_socket)
         stack.push_async_callback(server.close)
         ready(_facts(await driver.probe(), networks, context))
@@ -55,7 +55,13 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
 async def _driver(context: Context, networks: HostNetworks | None, stack: AsyncExitStack) -> Driver:
     settings = context.settings
     if settings.isolation == "process":
-        process = ProcessDriver(run=context.run_dir / "slots", folders=folders(settings.data_dir))
+        process = ProcessDriver(
+            run=context.run_dir / "slots",
+            folders=folders(settings.data_dir),
+            prefixes=tuple(context.extra["prefixes"]),
+            max_sandboxes=settings.max_instances + settings.build_workers,
+        )
+        await process.open()
         stack.push_async_callback(process.close)
         return process
     driver = BubblewrapDriver(

@@ -20,7 +20,6 @@ from typing import Any, Protocol
 from hearth.core.errors import (
     Forbidden,
     HearthError,
-    NotFound,
     PlatformError,
     ProtocolViolation,
     SandboxFailed,
@@ -178,7 +177,7 @@ class _Client:
     def _mine(self, message: dict[str, Any]) -> Handle:
         handle = Handle(message["handle"])
         if handle not in self._handles:
-            raise NotFound("no such sandbox")
+            raise SandboxFailed("there is no such sandbox (any more)")
         return handle
 
     async def _probe(self, message: dict[str, Any]) -> Answer:
@@ -216,7 +215,7 @@ class _Client:
 
     async def _stop(self, message: dict[str, Any]) -> Answer:
         handle = Handle(message["handle"])
-        if handle not in self._handles:
+        if handle not in self._handles and handle not in await self._driver.list_owned(self._owner):
             return {"code": None, "reason": "gone"}, []
         result = await self._driver.stop(handle, min(60.0, max(0.0, float(message["grace"]))))
         self._handles.pop(handle, None)

@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from hearth.core.errors import KeeperUnavailable, ProtocolViolation, error_from_data
+from hearth.core.errors import KeeperUnavailable, ProtocolViolation, SandboxFailed, error_from_data
 from hearth.core.launch import Attachment, Exit, Handle, Probe, SandboxSpec, Usage
 from hearth.drivers.remote.channel import Channel
 from hearth.protocol import keeper as protocol
@@ -150,8 +150,11 @@ class RemoteDriver:
         return fds[0]
 
     def output(self, handle: Handle) -> tuple[int, int]:
-        """Came with the answer of `start`. Raises KeyError when taken before."""
-        return self._outputs.pop(handle)
+        """See the port; it came with the answer of `start`."""
+        found = self._outputs.pop(handle, None)
+        if found is None:
+            raise SandboxFailed("what it prints was taken before, or it is gone")
+        return found
 
     async def attach(self, handle: Handle, attachment: Attachment) -> None:
         await self._call("attach", 10.0, handle=handle, attachment=protocol.attachment_to_data(attachment))
