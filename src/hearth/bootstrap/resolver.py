@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
-from ipaddress import ip_network
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ async def _serve(keeper: RemoteDriver) -> None:
         return
     udp, tcp, block = socket.socket(fileno=sockets[0]), socket.socket(fileno=sockets[1]), sockets[2]
     try:
-        await serve(udp, tcp, upstreams_from(Path("/etc/resolv.conf")), ip_network(block))
+        await serve(udp, tcp, lambda: upstreams_from(Path("/etc/resolv.conf")), IPv4Network(block))
     finally:
         udp.close()
         tcp.close()
