@@ -1,0 +1,235 @@
+"""What /proc shows of a sandbox from outside, for every kind of sandbox; and that each part shows when its option is left out."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hearth.core.errors import SandboxFailed
+from hearth.core.launch import Disk, Handle
+from hearth.drivers.bubblewrap import argv, seccomp, spawn
+from hearth.drivers.bubblewrap import sandbox as sandbox_module
+from tests.contract.driver_cases import Rig, bubblewrap_rig, read_until, soon
+
+pytestmark = pytest.mark.root
+NAMESPACES = ("user", "pid", "net", "ipc", "uts", "cgroup", "mnt")
+WAIT = "s = dial(); s.sendall(b'up\\n'); s.recv(1)"
+BUILD = "print('up', flush=True); import signal; signal.pause()"
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    async with bubblewrap_rig(tmp_path) as ready:
+        yield ready
+
+
+def status_of(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def session_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[3])
+
+
+def problems(child: int, payload: int, uid: int) -> set[str]:
+    """Everything that is not as it must be, of the sandbox's pid 1 and of the payload itself."""
+    found = set()
+    for pid, number in ((child, "1"), (payload, "2")):
+        status = status_of(pid)
+        wanted = {
+            "Uid": "\t".join([str(uid)] * 4),
+            "Gid": "\t".join([str(uid)] * 4),
+            "Groups": "",
+            **{f"Cap{kind}": "0" * 16 for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb")},
+            "NoNewPrivs": "1",
+            "Seccomp": "2",
+            "Seccomp_filters": "2",
+            "NSpid": f"{pid}\t{number}",
+        }
+        found |= {name for name, value in wanted.items() if status.get(name) != value}
+        for name in NAMESPACES:
+            if os.readlink(f"/proc/{pid}/ns/{name}") == os.readlink(f"/proc/self/ns/{name}"):
+                found.add(f"ns {name}")
+        if Path(f"/proc/{pid}/oom_score_adj").read_text().strip() != "500":
+            found.add("oom_score_adj")
+        if Path(f"/proc/{pid}/limits").read_text().split("Max core file size")[1].split()[0] != "0":
+            found.add("core")
+    if session_of(payload) != payload and status_of(payload)["NSsid"].split()[1:] != ["1"]:
+        found.add("session")
+    environment = Path(f"/proc/{child}/environ").read_bytes().rstrip(b"\0").split(b"\0")
+    if not set(environment) <= {b"PATH=/usr/bin:/bin", b"PWD=/"}:
+        found.add(f"environ of pid 1: {environment}")
+    groups = [line.split(":", 2)[2] for line in Path(f"/proc/{payload}/cgroup").read_text().splitlines()]
+    if sum("/hearth-" in group for group in groups) < 1:
+        found.add("cgroup")
+    return found
+
+
+async def look(rig: Rig, handle: Handle) -> set[str]:
+    sandbox = rig.inner._find(handle)
+    with open(f"/proc/{sandbox._child.pid}/task/{sandbox._child.pid}/children") as file:
+        children = file.read().split()
+    payload = int(children[0]) if children else sandbox._child.pid
+    return problems(sandbox._child.pid, payload, sandbox._uid)
+
+
+async def up(rig: Rig, **more: object) -> tuple[Handle, int]:
+    handle = await rig.start(WAIT, **more)
+    fd = await rig.driver.connect(handle, soon())
+    await read_until(fd, b"\n")
+    return handle, fd
+
+
+async def test_a_waiting_slot_and_an_attached_one(rig: Rig) -> None:
+    handle, fd = await up(rig)
+    assert await look(rig, handle) == set()
+    await rig.attach(handle, rig.artifact(), secrets=(("A", b"b"),))
+    assert await look(rig, handle) == set()
+    os.close(fd)
+    await rig.driver.stop(handle, 0)
+
+
+@pytest.mark.parametrize("disk", [None, Disk("ns_x", 24 << 20, "/work")], ids=["plain", "disk"])
+async def test_a_build(rig: Rig, disk: Disk | None) -> None:
+    handle = await rig.start(BUILD, guest=False, disk=disk)
+    out, err = rig.driver.output(handle)
+    await read_until(out, b"up\n")
+    assert await look(rig, handle) == set()
+    os.close(out)
+    os.close(err)
+    await rig.driver.stop(handle, 0)
+
+
+async def test_no_two_sandboxes_share_a_uid(rig: Rig) -> None:
+    pairs = [await up(rig) for _ in range(3)]
+    assert len({rig.inner._find(handle)._uid for handle, _ in pairs}) == 3
+    for handle, fd in pairs:
+        os.close(fd)
+        await rig.driver.stop(handle, 0)
+
+
+# negative controls
+
+Command = Callable[..., list[str]]
+
+
+def drop_options(monkeypatch: pytest.MonkeyPatch, *dropped: str) -> None:
+    original = argv.options
+
+    def fewer(layout: argv.Layout, fds: argv.Fds) -> list[str]:
+        words, out, skipping = original(layout, fds), [], False
+        for word in words:
+            if word.startswith("--"):
+                skipping = word in dropped
+            if not skipping:
+                out.append(word)
+        return out
+
+    monkeypatch.setattr(argv, "options", fewer)
+
+
+async def no_program(spawned: Any, child: Any, uid: int) -> None:
+    """Waits for the program as `spawn.program_of` does, where it is bubblewrap's first process itself."""
+    while not spawn._has_started(child.pid, spawned.process.pid):
+        await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize(
+    ("dropped", "shows"),
+    [
+        (("--unshare-pid",), {"NSpid", "ns pid"}),
+        (("--unshare-net",), {"ns net"}),
+        (("--unshare-ipc",), {"ns ipc"}),
+        (("--unshare-uts", "--hostname"), {"ns uts"}),
+        (("--unshare-cgroup",), {"ns cgroup"}),
+        (("--new-session",), {"session"}),
+        (("--add-seccomp-fd",), {"Seccomp", "Seccomp_filters"}),
+    ],
+    ids=lambda value: value[0].strip("-") if isinstance(value, tuple) else "",
+)
+async def test_leaving_an_option_out_shows(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, dropped: tuple[str, ...], shows: set[str]
+) -> None:
+    monkeypatch.setattr(spawn, "_check_confined", lambda pid, uid: None)
+    drop_options(monkeypatch, *dropped)
+    if "--unshare-pid" in dropped:  # then there is no pid 1 whose child the program would be
+        monkeypatch.setattr(sandbox_module, "program_of", no_program)
+    handle, fd = await up(rig)
+    assert shows <= await look(rig, handle)
+    os.close(fd)
+    await rig.driver.stop(handle, 0)
+
+
+async def test_one_filter_too_few_shows(rig: Rig) -> None:
+    object.__setattr__(rig.inner._machine.filters, "programs", seccomp.build().programs[:1])
+    handle, fd = await up(rig)
+    assert await look(rig, handle) == {"Seccomp_filters"}
+    os.close(fd)
+    await rig.driver.stop(handle, 0)
+
+
+@pytest.mark.parametrize("capabilities", ["dropped", "kept"])
+async def test_root_that_is_not_dropped_shows(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, capabilities: str
+) -> None:
+    """And --cap-drop, which an ordinary uid makes needless, is what holds if that should ever be forgotten."""
+    monkeypatch.setattr(spawn, "_check_confined", lambda pid, uid: None)
+    run_as_root(monkeypatch)
+    drop_options(monkeypatch, "--disable-userns", *(("--cap-drop",) if capabilities == "kept" else ()))
+    handle = await rig.start(BUILD, guest=False)
+    out, err = rig.driver.output(handle)
+    await read_until(out, b"up\n")
+    seen = await look(rig, handle)
+    assert {"Uid", "Gid"} <= seen
+    assert ("CapBnd" in seen) is (capabilities == "kept")
+    os.close(out)
+    os.close(err)
+    await rig.driver.stop(handle, 0)
+
+
+def run_as_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = argv.command
+
+    def as_root(**given: object) -> list[str]:
+        words = original(**given)  # type: ignore[arg-type]
+        start = words.index("--") + 1
+        return words[:start] + words[words.index("--", start) + 1 :]
+
+    monkeypatch.setattr(argv, "command", as_root)
+
+
+async def test_the_driver_itself_refuses_to_run_as_root(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_as_root(monkeypatch)
+    with pytest.raises(SandboxFailed, match="less confined"):
+        await rig.start(WAIT)
+
+
+async def test_the_driver_itself_refuses_a_program_without_filters(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drop_options(monkeypatch, "--add-seccomp-fd")
+    with pytest.raises(SandboxFailed, match="less confined"):
+        await rig.start(WAIT)
+    assert await rig.driver.list_owned(None) == []
+
+
+async def test_without_die_with_parent_a_sandbox_outlives_bubblewrap(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The negative control of test_jail's: here only the control group is left to end it."""
+    drop_options(monkeypatch, "--die-with-parent")
+    handle, fd = await up(rig)
+    sandbox = rig.inner._find(handle)
+    sandbox._spawned.outer.signal(signal.SIGKILL)
+    await sandbox._spawned.outer.ended.wait()
+    assert not sandbox._child.ended.is_set()
+    ended = await rig.driver.stop(handle, 0)
+    assert ended.signal == signal.SIGKILL
+    os.close(fd)
