@@ -149,8 +149,11 @@ def _run(connection: Connection, now_ms: int, job: _Job[Any]) -> set[str]:
         savepoint.commit()
     except Exception as error:  # whatever an operation raises is its caller's answer, not the others'
         job.error = error
-        # Fails when SQLite has rolled back everything (disk full, I/O: https://sqlite.org/lang_transaction.html).
-        savepoint.rollback()
+        try:
+            savepoint.rollback()
+        except SQLAlchemyError:
+            # SQLite has rolled back everything (disk full, I/O: https://sqlite.org/lang_transaction.html).
+            raise error from None
         return set()
     return tx.topics
 
