@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
 import os
 import sys
@@ -14,6 +13,7 @@ import click
 
 from hearth import __version__
 from hearth.cli import errors
+from hearth.cli.group import Group, HintedUsageError
 from hearth.cli.options import common
 from hearth.core.errors import HearthError
 
@@ -40,11 +40,14 @@ COMMANDS = {
 ALIASES = {"new": "create-function", "deploy": "deploy-function"}
 
 
-class LazyGroup(click.Group):
-    """Knows its commands by name, imports them when asked, and knows what a misspelt one may have meant."""
+class LazyGroup(Group):
+    """Knows its commands by name and imports them when asked."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
+
+    def known_names(self, ctx: click.Context) -> list[str]:
+        return [*COMMANDS, *ALIASES]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         place = COMMANDS.get(ALIASES.get(cmd_name, cmd_name))
@@ -55,24 +58,6 @@ class LazyGroup(click.Group):
         if not isinstance(found, click.Command):
             raise TypeError(f"{place} is no command")
         return found
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        name = args[0]
-        if not name.startswith("-") and self.get_command(ctx, name) is None:
-            near = difflib.get_close_matches(name, (*COMMANDS, *ALIASES), n=1, cutoff=0.5)
-            error = click.UsageError(f"there is no command {name!r}", ctx)
-            raise HintedUsageError(error, f"did you mean {near[0]}?" if near else "see: hearth --help")
-        return super().resolve_command(ctx, args)
-
-
-class HintedUsageError(click.UsageError):
-    """A usage error with a hint of its own."""
-
-    def __init__(self, error: click.UsageError, hint: str) -> None:
-        super().__init__(error.message, error.ctx)
-        self.hint = hint
 
 
 @click.group(

@@ -26,10 +26,18 @@ def _keep(ctx: click.Context, param: click.Parameter, value: object) -> None:
         setattr(options, param.name, value)
 
 
+def json_option(command: F) -> F:
+    """Add --json to a command."""
+    option = click.option(
+        "--json", is_flag=True, expose_value=False, callback=_keep, help="Print JSON, errors too."
+    )
+    return option(command)
+
+
 def common(command: F) -> F:
     """Add --server, --namespace and --json to a command; its function gets them by `pass_options`."""
+    command = json_option(command)
     for option in (
-        click.option("--json", is_flag=True, expose_value=False, callback=_keep, help="Print JSON."),
         click.option(
             "--namespace",
             metavar="NS",

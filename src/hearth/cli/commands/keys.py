@@ -5,13 +5,14 @@ from __future__ import annotations
 import click
 
 from hearth.cli.context import connect, namespace_of, resolve
+from hearth.cli.group import Group
 from hearth.cli.options import Options, common, pass_options
 from hearth.cli.output import emit, facts, note, say, table
 from hearth.cli.text import day
 from hearth.core.limits import parse_duration
 
 
-@click.group()
+@click.group(cls=Group)
 def keys() -> None:
     """API keys: for CI, and for calls from outside.
 

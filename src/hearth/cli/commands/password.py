@@ -5,13 +5,14 @@ from __future__ import annotations
 import click
 
 from hearth.cli.context import connect
+from hearth.cli.group import Group
 from hearth.cli.options import Options, common, pass_options
 from hearth.cli.output import emit, say
 from hearth.cli.prompts import line_of_stdin, need_terminal, password_options, read_password
 from hearth.core.errors import InvalidInput
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=Group, invoke_without_command=True)
 @click.option(
     "--password-stdin",
     is_flag=True,

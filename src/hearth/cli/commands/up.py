@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from hearth.cli.options import json_option
 from hearth.config import environment, server_settings
 from hearth.core.settings import SETTINGS
 
@@ -26,6 +27,7 @@ def _settings_options(command: F) -> F:
 
 @click.command()
 @_settings_options
+@json_option
 def up(**flags: str | None) -> None:
     """Run the platform in the foreground, until Ctrl-C or SIGTERM. All its state is in --data-dir.
 

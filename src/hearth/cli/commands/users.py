@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from hearth.cli.context import connect
+from hearth.cli.group import Group
 from hearth.cli.options import Options, common, pass_options
 from hearth.cli.output import emit, say, table
 from hearth.cli.prompts import password_options, read_password
@@ -12,7 +13,7 @@ from hearth.cli.text import day
 from hearth.core.names import check_namespace
 
 
-@click.group()
+@click.group(cls=Group)
 def users() -> None:
     """The platform's users; for its administrator.
 
