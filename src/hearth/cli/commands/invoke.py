@@ -149,5 +149,5 @@ def _explain(error: FunctionError, name: str, options: Options) -> None:
         for line in safe_lines(traceback.rstrip()):
             note(line)
     invocation = error.details.get("invocation")
-    if invocation is not None and error.hint is None:
+    if invocation is not None and (error.hint is None or "logs" in error.hint):  # we know where in them
         error.hint = f"its log: hearth logs {name} --invocation {invocation}"
