@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -90,10 +91,8 @@ def _checked(secret: bytes, where: str) -> RootKey:
 
 def _create(path: Path) -> None:
     """Write a new key, whole or not at all; of two processes that try, one wins and both read the winner's."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with contextlib.suppress(FileNotFoundError):
-        partial.unlink()
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
+    partial = Path(name)
     try:
         os.write(descriptor, os.urandom(SIZE))
         os.fsync(descriptor)
