@@ -80,6 +80,10 @@ class LocalBlobs:
             return False
         return True
 
+    def listing(self, kind: str) -> set[str]:
+        """The digests that are there."""
+        return {entry.name for entry in os.scandir(self._root / FOLDERS[kind]) if _DIGEST.match(entry.name)}
+
     def free(self) -> int:
         """Bytes that this process may still write on the data directory's disk."""
         return shutil.disk_usage(self._root).free

@@ -29,6 +29,10 @@ class Blobs(Protocol):
         """Make a blob young again, so that `collect` leaves it until a row names it; False when there is none."""
         ...
 
+    def listing(self, kind: str) -> set[str]:
+        """The digests that are there."""
+        ...
+
     def free(self) -> int:
         """Bytes that may still be written."""
         ...

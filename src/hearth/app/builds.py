@@ -1,0 +1,286 @@
+"""Builds: control's workers claim versions that wait, build each once, and say how it ended.
+
+Rows are the truth: a version is claimed with a lease, renewed while it is built, and every settle names the lease's
+token. A worker that dies leaves its claim to lapse; the version is then built again, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from hearth.app.feed import BuildFeed
+from hearth.core import limits
+from hearth.core.artifact import build_key
+from hearth.core.errors import HearthError, NoCapacity, PlatformError, StaleLease, StoreUnavailable
+from hearth.core.launch import Toolchain
+from hearth.core.records import Failure, SandboxRow, VersionJob
+from hearth.ports.blobs import Blobs
+from hearth.ports.builder import BuildOrder, BuildRunner, Log, ToolchainSource
+from hearth.ports.bus import Bus
+from hearth.ports.clock import Clock, Ids
+from hearth.ports.logs import LogLine, LogSink
+from hearth.ports.runtime import Runtime
+from hearth.ports.store import ProcessStore, WorkStore
+
+LEASE = 30.0  # seconds; renewed three times within
+POLL = 5.0  # seconds after which rows are looked at even without a hint
+RETRIES = (
+    1.0,
+    4.0,
+)  # seconds before another try after a failure of the platform's, such as a keeper that restarts
+TAIL = 4096
+_log = logging.getLogger(__name__)
+
+
+class BuildStore(WorkStore, ProcessStore, Protocol):
+    """What a worker needs of the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What builds need, handed in by bootstrap.
+
+    Args:
+        owner: ``own_…`` of this process.
+        driver: the driver's name, for the rows of sandboxes.
+        runtimes: by name.
+    """
+
+    store: BuildStore
+    blobs: Blobs
+    toolchains: ToolchainSource
+    runner: BuildRunner
+    runtimes: Mapping[str, Runtime]
+    logs: LogSink
+    feed: BuildFeed
+    clock: Clock
+    ids: Ids
+    owner: str
+    driver: str
+
+
+class BuildWorkers:
+    """The build workers of one control process.
+
+    Args:
+        bus: topic ``versions`` wakes them.
+        count: builds at once.
+    """
+
+    def __init__(self, workshop: Workshop, bus: Bus, count: int) -> None:
+        self._shop = workshop
+        self._count = count
+        self._wake = asyncio.Event()
+        self._keys: dict[str, asyncio.Lock] = {}
+        self._users: dict[str, int] = {}
+        bus.subscribe("versions", self._wake.set)
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Work until asked to stop; builds in work are then given back, for the next control to take up."""
+        workers = [asyncio.create_task(self._work(), name=f"build-{n}") for n in range(self._count)]
+        stop = asyncio.create_task(stopping.wait())
+        try:
+            await asyncio.wait([stop, *workers], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.cancel()
+            for worker in workers:
+                worker.cancel()
+            ended = await asyncio.gather(*workers, return_exceptions=True)
+        for error in ended:
+            if isinstance(error, Exception):
+                raise error
+
+    async def _work(self) -> None:
+        while True:
+            self._wake.clear()
+            try:
+                job = await self._shop.store.claim_build(self._shop.owner, LEASE)
+            except StoreUnavailable as error:
+                _log.warning("no build can be claimed: %s", error.message)
+                job = None
+            if job is None:
+                await self._rest()
+            else:
+                await self._take(job)
+
+    async def _rest(self) -> None:
+        waits = [
+            asyncio.ensure_future(self._wake.wait()),
+            asyncio.ensure_future(self._shop.clock.sleep(POLL)),
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def _take(self, job: VersionJob) -> None:
+        """Build one version while its lease is renewed; settle it."""
+        build = asyncio.create_task(self._settled(job))
+        renewal = asyncio.create_task(self._renew(job))
+        try:
+            await asyncio.wait([build, renewal], return_when=asyncio.FIRST_COMPLETED)
+            if not build.done():  # the renewal ends only when the lease is lost
+                _log.warning("version %s: its build is somebody else's now", job.version.id)
+        finally:
+            tasks = [build, renewal]
+            for task in tasks:
+                task.cancel()
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
+        for error in ended:
+            if isinstance(error, Exception):
+                raise error
+
+    async def _renew(self, job: VersionJob) -> None:
+        while True:
+            await self._shop.clock.sleep(LEASE / 3)
+            try:
+                await self._shop.store.renew(job.version.id, job.lease.token, LEASE)
+            except StaleLease:
+                return
+            except StoreUnavailable as error:
+                _log.warning("the lease of %s could not be renewed: %s", job.version.id, error.message)
+
+    async def _settled(self, job: VersionJob) -> None:
+        store, version, token = self._shop.store, job.version, job.lease.token
+        self._shop.feed.open(version.id)
+        try:
+            try:
+                artifact, toolchain = await self._retried(job)
+            except asyncio.CancelledError:
+                async with asyncio.timeout(5.0):
+                    await store.release(version.id, token)
+                raise
+            except HearthError as error:
+                self._say(job, f"failed: {error.message}", "error")
+                await store.fail(version.id, token, failure_of(error))
+            except Exception:  # a fault of ours must not take the worker along, nor be tried for ever
+                _log.exception("the build of %s failed", version.id)
+                problem = PlatformError("something went wrong in Hearth itself", hint="its log has more")
+                await store.fail(version.id, token, failure_of(problem))
+            else:
+                await store.built(version.id, token, artifact, toolchain)
+        except StaleLease:
+            _log.warning("version %s: its lease was lost; what was made is dropped", version.id)
+        except (StoreUnavailable, TimeoutError) as error:
+            _log.warning("version %s can't be settled, its lease will lapse: %s", version.id, error)
+
+    async def _retried(self, job: VersionJob) -> tuple[str, str]:
+        for pause in RETRIES:
+            try:
+                return await self._build(job)
+            except StaleLease:
+                raise
+            except PlatformError as error:
+                self._say(job, f"trying again in {pause:g} s: {error.message}", "warning")
+                await self._shop.clock.sleep(pause)
+        return await self._build(job)
+
+    async def _build(self, job: VersionJob) -> tuple[str, str]:
+        """Build, or find what an equal build made; returns (artifact, exact toolchain)."""
+        shop, version, config = self._shop, job.version, job.version.config
+
+        def log(text: str) -> None:
+            self._say(job, text, "info")
+
+        if shop.blobs.free() < limits.DISK_FREE_MIN:
+            raise NoCapacity("the server's disk is nearly full", hint="make room in its data directory")
+        if not shop.blobs.touch("source", version.source):
+            raise PlatformError("the source of this version is gone", hint="deploy it again")
+        toolchain = await shop.toolchains.get(config.runtime, config.runtime_version, log)
+        runtime = shop.runtimes[config.runtime]
+        source = shop.blobs.path("source", version.source)
+        plan = await asyncio.to_thread(runtime.plan_build, source, config, toolchain)
+        exact = f"{toolchain.runtime}-{toolchain.version}"
+        key = build_key(
+            namespace_id=job.function.namespace_id,
+            source=version.source,
+            config=config,
+            toolchain=exact,
+            plan_identity=plan.identity,
+        )
+        async with self._alone(key):
+            cached = await shop.store.cached_artifact(key)
+            if cached is not None and shop.blobs.touch("artifact", cached):
+                log("built before from the same source: taken from the cache")
+                return cached, exact
+            sandbox = shop.ids.new("sandbox")
+            order = BuildOrder(sandbox, version.source, plan, toolchain, job.function.namespace_id)
+            artifact = await self._run(job, order, toolchain, log)
+            await shop.store.remember_artifact(key, artifact)
+        return artifact, exact
+
+    async def _run(self, job: VersionJob, order: BuildOrder, toolchain: Toolchain, log: Log) -> str:
+        shop = self._shop
+        row = SandboxRow(
+            order.sandbox,
+            shop.owner,
+            shop.driver,
+            "build",
+            "starting",
+            None,
+            job.version.id,
+            shop.clock.now_ms(),
+        )
+        await shop.store.save_sandboxes([row])
+        log(f"building with {toolchain.runtime} {toolchain.version}")
+        try:
+            return await shop.runner.run(order, log)
+        finally:
+            gone = SandboxRow(
+                row.id, row.owner, row.driver, row.kind, "gone", None, row.version_id, row.created_ms
+            )
+            try:
+                async with asyncio.timeout(5.0):
+                    await shop.store.save_sandboxes([gone])
+            except (StoreUnavailable, TimeoutError):
+                pass  # `clear_owners` notes it at the next start
+
+    @asynccontextmanager
+    async def _alone(self, key: str) -> AsyncIterator[None]:
+        """Equal builds one after another, so that the second finds what the first made."""
+        lock = self._keys.setdefault(key, asyncio.Lock())
+        self._users[key] = self._users.get(key, 0) + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            self._users[key] -= 1
+            if not self._users[key]:
+                del self._users[key], self._keys[key]
+
+    def _say(self, job: VersionJob, text: str, level: str) -> None:
+        version = job.version
+        self._shop.feed.line(version.id, text)
+        self._shop.logs.write(
+            version.function_id,
+            LogLine(
+                at_ms=self._shop.clock.now_ms(),
+                source="build",
+                stream="log",
+                level=level,
+                text=text,
+                version=version.number,
+                instance="",
+                invocation=None,
+            ),
+        )
+
+
+def failure_of(error: HearthError) -> Failure:
+    """An error as a version keeps it."""
+    details = error.details
+    file, line = details.get("file"), details.get("line")
+    return Failure(
+        code=error.code,
+        message=error.message,
+        hint=error.hint,
+        tail=str(details.get("tail", ""))[-TAIL:],
+        file=file if isinstance(file, str) else None,
+        line=line if isinstance(line, int) else None,
+    )

@@ -1,0 +1,214 @@
+"""Deploys taken in: an upload is checked, kept by its digest, and becomes a version that waits for its build."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from hearth.app.auth import require
+from hearth.core import limits
+from hearth.core.errors import (
+    InvalidManifest,
+    InvalidSource,
+    LimitUnenforceable,
+    NoCapacity,
+    NotFound,
+    Overloaded,
+    TooLarge,
+)
+from hearth.core.function import FunctionConfig
+from hearth.core.launch import Probe
+from hearth.core.names import check_function
+from hearth.core.permissions import Action, Principal, Resource
+from hearth.core.records import FunctionRow, VersionRow
+from hearth.manifest.function import read_file
+from hearth.ports.blobs import Blobs
+from hearth.ports.builder import Form, Unpacker
+from hearth.ports.clock import Ids
+from hearth.ports.store import FunctionStore
+
+_WRITE = 1 << 18
+_UNPACKING = 2  # archives at once: each is a thread that is busy for a second or two
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A deploy that was taken in."""
+
+    function: FunctionRow
+    version: VersionRow
+    warnings: tuple[str, ...]
+
+
+def check_limits(config: FunctionConfig, probe: Probe, allowed: Set[str]) -> tuple[str, ...]:
+    """Hold what a function asks for against what this machine can enforce.
+
+    Args:
+        allowed: limits that the operator lets pass though they aren't held (``--allow-unenforced``).
+
+    Returns:
+        a warning for each default, and each allowed limit, that isn't held.
+
+    Raises:
+        LimitUnenforceable: one that is written down can't be held.
+    """
+    missing = dict(probe.missing)
+    asked = {name for name in config.written if not (name == "network" and config.network == "none")}
+    warnings = []
+    for name in ("memory", "cpu", "tmp", "network"):
+        if name in probe.enforces or (name == "network" and config.network == "none"):
+            continue
+        why = f": {missing[name]}" if name in missing else ""
+        if name in asked and name not in allowed:
+            raise LimitUnenforceable(
+                f"this machine can't hold the limit {name}{why}",
+                hint=f"take {name} out of function.yaml, or start Hearth with --allow-unenforced {name}",
+                details={"limit": name},
+            )
+        said = "the function gets no network" if name == "network" else "the limit is not held"
+        warnings.append(f"{name}: {said} on this machine{why}")
+    return tuple(warnings)
+
+
+class Deploys:
+    """Takes uploads in.
+
+    Args:
+        unpack: the extractor.
+        probe: what this machine can enforce.
+        allow_unenforced: see `check_limits`.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: FunctionStore,
+        blobs: Blobs,
+        unpack: Unpacker,
+        ids: Ids,
+        probe: Probe,
+        allow_unenforced: Set[str],
+    ) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._unpack = unpack
+        self._ids = ids
+        self._probe = probe
+        self._allow_unenforced = allow_unenforced
+        self._coming = 0
+        self._unpacking = asyncio.Semaphore(_UNPACKING)
+
+    async def accept(
+        self,
+        principal: Principal,
+        namespace: str,
+        name: str,
+        form: Form,
+        length: int | None,
+        body: AsyncIterator[bytes],
+    ) -> Accepted:
+        """Take one upload in; returns once its version is stored, PENDING.
+
+        Args:
+            form: what the body is.
+            length: its bytes, where they are known beforehand.
+            body: the archive.
+
+        Raises:
+            NotFound, Forbidden: who asks may not deploy there.
+            InvalidName, InvalidSource, InvalidManifest, NotYetSupported, TooLarge: what was sent is wrong.
+            LimitUnenforceable: see `check_limits`.
+            NoCapacity, Overloaded: not now.
+        """
+        namespace_id = await self._may_deploy(principal, namespace, name)
+        check_function(name)
+        if length is not None and length > limits.SOURCE_PACKED_MAX:
+            raise _too_large()
+        if self._blobs.free() < limits.DISK_FREE_MIN:
+            raise NoCapacity(
+                "the server's disk is nearly full",
+                hint="its operator must make room in the data directory",
+                retry_after=60.0,
+            )
+        if self._coming >= limits.UPLOADS_MAX:
+            raise Overloaded("too many uploads at once", hint="try again soon", retry_after=5.0)
+        self._coming += 1
+        staging = await asyncio.to_thread(self._blobs.staging)
+        try:
+            config, source = await self._keep(staging, name, form, body)
+            warnings = check_limits(config, self._probe, self._allow_unenforced)
+            function, version = await self._store.add_version(
+                namespace_id=namespace_id,
+                function_id=self._ids.new("function"),
+                version_id=self._ids.new("version"),
+                name=name,
+                config=config,
+                source=source,
+                user_id=principal.user_id,
+            )
+        finally:
+            self._coming -= 1
+            await asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True)
+        return Accepted(function, version, warnings)
+
+    async def _may_deploy(self, principal: Principal, namespace: str, name: str) -> str:
+        what = f"function {namespace}/{name}"
+        namespace_id = await self._store.find_namespace(namespace)
+        if namespace_id is None:
+            raise NotFound(
+                f"there is no {what}", hint="look at its spelling, and at who you are: hearth whoami"
+            )
+        function = await self._store.find_function(namespace, name)
+        resource = Resource(namespace_id, None if function is None else function.id)
+        require(principal, Action.DEPLOY, resource, what)
+        return namespace_id
+
+    async def _keep(
+        self, staging: Path, name: str, form: Form, body: AsyncIterator[bytes]
+    ) -> tuple[FunctionConfig, str]:
+        packed, tree = staging / "packed", staging / "tree"
+        with packed.open("xb") as file:
+            await _receive(file, body)
+        async with self._unpacking:
+            config = await asyncio.to_thread(self._open, packed, form, tree)
+        if config.name != name:
+            raise InvalidManifest(
+                f"function.yaml says name: {config.name}, but it was sent as {name}",
+                hint="make both the same",
+                details={"file": "function.yaml", "key": "name"},
+            )
+        check_limits(config, self._probe, self._allow_unenforced)
+        return config, await self._blobs.adopt("source", tree)
+
+    def _open(self, packed: Path, form: Form, tree: Path) -> FunctionConfig:
+        tree.mkdir(0o700)
+        self._unpack(packed, form, tree)
+        return read_file(tree)
+
+
+async def _receive(file: BinaryIO, body: AsyncIterator[bytes]) -> None:
+    """Write an upload; a quarter of a megabyte at a time leaves the loop for a thread."""
+    size, waiting = 0, bytearray()
+    async for chunk in body:
+        size += len(chunk)
+        if size > limits.SOURCE_PACKED_MAX:
+            raise _too_large()
+        waiting += chunk
+        if len(waiting) >= _WRITE:
+            data, waiting = waiting, bytearray()
+            await asyncio.to_thread(file.write, data)
+    if not size:
+        raise InvalidSource("the body is empty", hint="send a tar.gz or zip archive")
+    await asyncio.to_thread(file.write, waiting)
+
+
+def _too_large() -> TooLarge:
+    return TooLarge(
+        f"the archive is larger than {limits.format_size(limits.SOURCE_PACKED_MAX)}",
+        hint="leave out what the function doesn't need (.hearthignore)",
+        details={"limit": limits.SOURCE_PACKED_MAX},
+    )
