@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import struct
 import subprocess
@@ -27,6 +26,10 @@ def frame(kind: int, stream: int, payload: bytes = b"", flags: int = 0) -> bytes
 
 def window(stream: int, credit: int) -> bytes:
     return frame(WINDOW, stream, struct.pack(">I", credit))
+
+
+def cancel(stream: int, reason: str) -> bytes:
+    return frame(CANCEL, stream, json.dumps({"reason": reason}).encode())
 
 
 def request(
@@ -76,6 +79,7 @@ class Host:
         self.connection = connection
         self.printed = printed
         self.hello: dict[str, Any] = {}
+        self.ready: dict[str, Any] = {}
         self.answers: dict[int, Answer] = {}
         self.logs: list[dict[str, Any]] = []
         self.pongs: list[bytes] = []
@@ -191,7 +195,10 @@ class Host:
 @contextmanager
 def shim(argv: list[str], env: dict[str, str] | None = None) -> Iterator[Host]:
     """A shim's process that has connected and said hello."""
-    with tempfile.TemporaryDirectory(prefix="hearth-shim-") as folder, socket.socket(socket.AF_UNIX) as listener:
+    with (
+        tempfile.TemporaryDirectory(prefix="hearth-shim-") as folder,
+        socket.socket(socket.AF_UNIX) as listener,
+    ):
         path = Path(folder, "guest.sock")
         listener.bind(str(path))
         listener.listen(1)
@@ -270,8 +277,3 @@ def write_files(folder: Path, files: dict[str, str]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     return folder
-
-
-def wheel_node() -> str | None:
-    """A Node 22 that a test environment may bring (HEARTH_TEST_NODE22), for type stripping."""
-    return os.environ.get("HEARTH_TEST_NODE22")

@@ -11,6 +11,7 @@ from hearth.core.errors import BuildFailed
 DEFAULT = "Handler"
 SIGNATURE = "func NAME(w http.ResponseWriter, r *http.Request)"
 
+_READ_MAX = 8 << 20  # bytes of source that are searched; the platform's own process does it
 _BLANKED = re.compile(r"//[^\n]*|/\*.*?\*/|`[^`]*`|\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'", re.DOTALL)
 _PACKAGE = re.compile(r"^\s*package\s+(\w+)", re.M)
 _FUNC = re.compile(r"^func\s+(\w+)\s*(\([^{]*)", re.M)
@@ -95,9 +96,13 @@ def _read(source: Path) -> tuple[dict[str, tuple[Handler, str]], dict[str, Handl
     """(functions by name, with their place and parameters; the place of each package clause)."""
     functions: dict[str, tuple[Handler, str]] = {}
     packages: dict[str, Handler] = {}
+    left = _READ_MAX
     for path in sorted(source.glob("*.go")):
         if path.name.endswith("_test.go") or path.name.startswith(("_", ".")) or not path.is_file():
             continue
+        left -= path.stat().st_size
+        if left < 0:
+            continue  # nobody writes a handler that long: data made into source
         text = path.read_text(encoding="utf-8", errors="replace")
         blank = _BLANKED.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
         package = _PACKAGE.search(blank)

@@ -20,6 +20,7 @@ EXTENSIONS = (".mjs", ".js", ".cjs", ".ts", ".mts", ".cts")  # as in shims/node/
 STEMS = ("handler", "index")
 LOCKS = ("package-lock.json", "npm-shrinkwrap.json")
 FOREIGN_LOCKS = ("yarn.lock", "pnpm-lock.yaml", "bun.lockb", "bun.lock")
+_PACKAGE_MAX = 4 << 20  # bytes; it is read in the platform's own process
 _NPM = "--no-audit --no-fund --no-update-notifier --loglevel=warn"
 
 
@@ -113,10 +114,16 @@ def _package(source: Path) -> dict[str, Any]:
     path = source / "package.json"
     if not path.is_file():
         return {}
+    if path.stat().st_size > _PACKAGE_MAX:
+        raise BuildFailed(
+            f"package.json is larger than {_PACKAGE_MAX} bytes", details={"file": "package.json"}
+        )
     try:
         package = json.loads(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise BuildFailed("package.json is not UTF-8", details={"file": "package.json"}) from None
+    except (UnicodeDecodeError, RecursionError):
+        raise BuildFailed(
+            "package.json is not UTF-8, or is nested too deep", details={"file": "package.json"}
+        ) from None
     except json.JSONDecodeError as error:
         raise BuildFailed(
             f"package.json:{error.lineno}: {error.msg}",

@@ -244,7 +244,7 @@ export class Call {
   cancel(reason) {
     if (this.cancelled !== null) return
     this.cancelled = reason
-    this.#controller?.abort(abortReason(reason))
+    this.#link.within(this, () => this.#controller?.abort(abortReason(reason)))
     this.#wake()
     const wake = this.#wakeWriter
     this.#wakeWriter = null

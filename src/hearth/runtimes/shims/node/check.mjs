@@ -2,6 +2,7 @@
 // Finds the handler's file and parses it and what it imports from the same folder; runs none of it. Says
 // FILE:LINE for what is no JavaScript and exits with 1.
 
+import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import module from 'node:module'
 import path from 'node:path'
@@ -54,7 +55,16 @@ function parse(file, shown) {
 }
 
 function esm(source, shown) {
-  const parsed = new vm.SourceTextModule(source, { identifier: shown })
+  let parsed
+  try {
+    parsed = new vm.SourceTextModule(source, { identifier: shown })
+  } catch (error) {
+    // Its place is told only by Node's own check.
+    const check = ['--no-warnings', '--check', '--input-type=module', '-']
+    const { stderr } = spawnSync(process.execPath, check, { input: source, encoding: 'utf8' })
+    if (stderr?.startsWith('[stdin]:')) error.stack = stderr.replace('[stdin]', () => shown)
+    throw error
+  }
   return parsed.moduleRequests?.map((request) => request.specifier) ?? parsed.dependencySpecifiers
 }
 
@@ -79,16 +89,14 @@ function find(stem) {
   return names.map((name) => stem + name).find((file) => EXTENSIONS.includes(path.extname(file)) && existsSync(file))
 }
 
+// Stacks of syntax errors begin with FILE:LINE and a snippet.
 function report(error, shown) {
   const [first, ...rest] = String(error.stack).split('\n')
-  const line = first.startsWith(`${shown}:`) ? first.slice(shown.length + 1) : lineOf(error)
+  const told = first.startsWith(`${shown}:`)
+  const line = told ? Number.parseInt(first.slice(shown.length + 1), 10) : 1
   process.stderr.write(`${shown}:${line}: error: ${error.name}: ${error.message.split('\n')[0]}\n`)
-  if (first.startsWith(`${shown}:`)) process.stderr.write(`${rest.slice(0, 2).map((text) => `    ${text.slice(0, 200)}\n`).join('')}`)
-}
-
-// What strips types says `x error in file:LINE:COLUMN`, or has a snippet with the line's number.
-function lineOf(error) {
-  return /:(\d+)(?::\d+)?/.exec(String(error.message))?.[1] ?? /^\s*(\d+) │/m.exec(String(error.stack))?.[1] ?? 1
+  const snippet = told ? rest.slice(0, rest.indexOf('')) : []
+  for (const text of snippet.slice(0, 4)) process.stderr.write(`    ${text.slice(0, 200)}\n`)
 }
 
 try {

@@ -1,11 +1,13 @@
 // Errors of function code as the host is told of them: what they say, and where in the code they come from.
 
+import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 import { BadResponse } from './call.mjs'
 
+const CHECK_TIMEOUT = 5000 // ms
 const CAUSES = 8 // of causes that are told; there may be a circle
 const PLACE = /(file:\/\/\/[^\s()]+?|\/[^\s():]+?):(\d+)(?::\d+)?(?=$|[\s)])/gm
 
@@ -22,6 +24,16 @@ export function placeOf(error, code) {
     installed ??= place
   }
   return missing(error, code) ?? installed ?? nowhere
+}
+
+// Node keeps the place of a syntax error in a module to itself: the build's check (check.mjs) parses again and says it.
+export function syntaxPlace(error, code, setting, shim) {
+  const place = placeOf(error, code)
+  if (place.file !== null) return place
+  const check = ['--experimental-vm-modules', '--no-warnings', path.join(shim, 'check.mjs'), code, setting || '']
+  const done = spawnSync(process.execPath, check, { encoding: 'utf8', timeout: CHECK_TIMEOUT })
+  const found = /^(.+?):(\d+): error: /m.exec(done.stderr ?? '')
+  return found ? { file: found[1], line: Number(found[2]) } : place
 }
 
 function relative(where, code) {

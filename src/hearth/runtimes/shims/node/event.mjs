@@ -69,20 +69,6 @@ function clock(ms) {
     `${two(t.getUTCMinutes())}:${two(t.getUTCSeconds())} +0000`
 }
 
-// awslambda.streamifyResponse(handler) and awslambda.HttpResponseStream.from(stream, metadata), as in AWS.
-export const awslambda = {
-  streamifyResponse(handler) {
-    handler[STREAMING] = true
-    return handler
-  },
-  HttpResponseStream: {
-    from(stream, metadata) {
-      stream.metadata = metadata
-      return stream
-    },
-  },
-}
-
 function isText(contentType) {
   const kind = contentType.split(';', 1)[0].trim().toLowerCase()
   return kind.startsWith('text/') || TEXT.has(kind) || kind.endsWith('+json') || kind.endsWith('+xml')

@@ -9,6 +9,20 @@ import { respondWith } from './fetch.mjs'
 
 const STREAMING = Symbol('streams')
 
+// awslambda.streamifyResponse(handler) and awslambda.HttpResponseStream.from(stream, metadata), as in AWS.
+export const awslambda = {
+  streamifyResponse(handler) {
+    handler[STREAMING] = true
+    return handler
+  },
+  HttpResponseStream: {
+    from(stream, metadata) {
+      stream.metadata = metadata
+      return stream
+    },
+  },
+}
+
 // found: what resolve.pick gave.
 export function serve({ call: handler, length, original }) {
   const answerBody = (call, body) => {

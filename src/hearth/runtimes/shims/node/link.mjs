@@ -25,7 +25,7 @@ export class Link {
   #decoder = new F.Decoder()
   #on
 
-  // on: {load(payload), logCredit(bytes), failed(call, told), finished(call)}
+  // on: {load(payload), logCredit(bytes), within(call, work), failed(call, told), finished(call)}
   constructor(path, hidden, on) {
     this.#hidden = hidden
     this.#on = on
@@ -132,6 +132,11 @@ export class Link {
 
   describe(error) {
     return describe(error, this.#hidden, this.load?.code ?? '/hearth/code')
+  }
+
+  // Does work as that call's own, so that what it prints is the call's.
+  within(call, work) {
+    this.#on.within(call, work)
   }
 
   failed(call, told) {

@@ -6,7 +6,7 @@ import path from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import v8 from 'node:v8'
 
-import { placeOf } from './errors.mjs'
+import { placeOf, syntaxPlace } from './errors.mjs'
 import * as web from './fetch.mjs'
 import { INIT_ERROR, READY } from './frames.mjs'
 import * as lambda from './lambda.mjs'
@@ -20,8 +20,9 @@ function main() {
   const hidden = path.dirname(fileURLToPath(import.meta.url))
   const running = new AsyncLocalStorage()
   const link = new Link(path.join(process.env.HEARTH_SLOT_DIR || '/hearth', 'guest.sock'), hidden, {
-    load: (told) => load(link, logs, running, told),
+    load: (told) => load(link, logs, running, hidden, told),
     logCredit: (bytes) => logs.grant(bytes),
+    within: (call, work) => running.run(call, work),
     failed: (call, told) => logs.error(call.id, told.traceback),
     finished: (call) => logs.finish(call.id),
   })
@@ -42,7 +43,7 @@ function warmUp() {
   new Response(new ReadableStream())
 }
 
-async function load(link, logs, running, told) {
+async function load(link, logs, running, hidden, told) {
   const code = told.code || '/hearth/code'
   let found
   try {
@@ -56,7 +57,8 @@ async function load(link, logs, running, told) {
     found = pick(await import(pathToFileURL(file).href), names)
     found.name = `${path.relative(code, file).replace(/\.[mc]?[jt]s$/, '')}.${found.name}`
   } catch (error) {
-    const payload = { ...link.describe(error), ...placeOf(error, code) }
+    const place = error instanceof SyntaxError ? syntaxPlace(error, code, told.handler, hidden) : placeOf(error, code)
+    const payload = { ...link.describe(error), ...place }
     logs.finish(null)
     if (error instanceof LoadError) payload.traceback = ''
     else logs.error(null, payload.traceback)

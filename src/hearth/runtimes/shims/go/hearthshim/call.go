@@ -353,6 +353,7 @@ func (c *call) end(problem *failure) {
 	case cancelled || problem == aborted:
 		c.l.out.frame(kCancel, 0, c.stream, []byte(`{"reason":"cancelled"}`))
 	case problem != nil:
+		c.l.logs.emit(c, "stderr", "error", problem.Traceback)
 		payload, _ := json.Marshal(problem) // three strings
 		c.l.out.frame(kError, 0, c.stream, payload)
 	}
@@ -372,7 +373,7 @@ var aborted = &failure{Type: "http.ErrAbortHandler"}
 
 func badResponse(format string, values ...interface{}) *failure {
 	message := fmt.Sprintf(format, values...)
-	return &failure{"BadResponse", message, message}
+	return &failure{"BadResponse", message, "BadResponse: " + message}
 }
 
 // failureOf describes a panic; called in the deferred function that recovered it, so that its stack is still there.

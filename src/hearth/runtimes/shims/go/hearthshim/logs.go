@@ -36,43 +36,73 @@ func installLogs(l *link, credit int64) *logs {
 func (s *logs) grant(bytes int64) {
 	s.mu.Lock()
 	s.credit += bytes
+	if s.dropped > 0 && s.credit > maxLine {
+		s.confess()
+	}
 	s.mu.Unlock()
 }
 
-// emit sends a line; without a call, it belongs to the only request in work, if there is just one. It is written
-// before emit returns, so that the last words before an os.Exit get out.
-func (s *logs) emit(c *call, level, text string) {
+// emit sends text line by line; without a call, it belongs to the only request in work, if there is just one. It is
+// written before emit returns, so that the last words before an os.Exit get out.
+func (s *logs) emit(c *call, stream, level, text string) {
 	if c == nil {
 		c = s.l.only()
 	}
-	var inv interface{}
-	if c != nil {
-		inv = c.id
-	}
-	if len(text) > maxLine {
-		end := maxLine
-		for end > 0 && !utf8.RuneStart(text[end]) {
-			end--
-		}
-		text = text[:end]
-	}
 	s.mu.Lock()
-	if s.dropped > 0 {
-		text = fmt.Sprintf("[%d line(s) dropped before this one] %s", s.dropped, text)
+	for more := true; more; {
+		var line string
+		line, text, more = strings.Cut(text, "\n")
+		if s.dropped > 0 && !s.confess() || !s.send(c, stream, level, cut(line)) {
+			s.dropped++
+		}
 	}
-	payload, err := json.Marshal(map[string]interface{}{
-		"inv": inv, "stream": "log", "t": time.Now().UnixMilli(), "level": level, "text": text,
-	})
-	if err != nil || int64(len(payload)) > s.credit {
-		s.dropped++
-		s.mu.Unlock()
-		return
-	}
-	s.credit -= int64(len(payload))
-	s.dropped = 0
-	s.l.out.frame(kLog, 0, 0, payload)
 	s.mu.Unlock()
 	s.l.out.flush()
+}
+
+// confess says how many lines were dropped; false when there is no credit for that either. The logs are locked.
+func (s *logs) confess() bool {
+	said := fmt.Sprintf("%d lines were dropped here: more is logged than is taken", s.dropped)
+	if s.dropped == 1 {
+		said = "1 line was dropped here: more is logged than is taken"
+	}
+	if !s.send(nil, "stderr", "warning", said) {
+		return false
+	}
+	s.dropped = 0
+	return true
+}
+
+// send queues one line. The logs are locked.
+func (s *logs) send(c *call, stream, level, text string) bool {
+	var inv *string
+	if c != nil {
+		inv = &c.id
+	}
+	payload, err := json.Marshal(struct {
+		Invocation *string `json:"inv"`
+		Stream     string  `json:"stream"`
+		Time       int64   `json:"t"`
+		Level      string  `json:"level"`
+		Text       string  `json:"text"`
+	}{inv, stream, time.Now().UnixMilli(), level, text})
+	if err != nil || int64(len(payload)) > s.credit {
+		return false
+	}
+	s.credit -= int64(len(payload))
+	s.l.out.frame(kLog, 0, 0, payload)
+	return true
+}
+
+func cut(text string) string {
+	if len(text) <= maxLine {
+		return text
+	}
+	end := maxLine
+	for end > 0 && !utf8.RuneStart(text[end]) {
+		end--
+	}
+	return text[:end]
 }
 
 // logHandler writes a record as its message and its attributes, `message key=value`.
@@ -124,7 +154,7 @@ func (h *logHandler) Handle(ctx context.Context, record slog.Record) error {
 	if ctx != nil {
 		c, _ = ctx.Value(callKey{}).(*call)
 	}
-	h.logs.emit(c, levelName(record.Level), text)
+	h.logs.emit(c, "log", levelName(record.Level), text)
 	return nil
 }
 
@@ -143,7 +173,7 @@ func levelName(level slog.Level) string {
 	case level < slog.LevelWarn:
 		return "info"
 	case level < slog.LevelError:
-		return "warn"
+		return "warning"
 	}
 	return "error"
 }

@@ -60,7 +60,7 @@ func (w *response) WriteHeader(status int) {
 		panic(fmt.Sprintf("invalid WriteHeader code %d", status))
 	}
 	if w.status != 0 {
-		guest.logs.emit(w.c, "warn", "http: superfluous response.WriteHeader call")
+		w.c.l.logs.emit(w.c, "log", "warning", "http: superfluous response.WriteHeader call")
 		return
 	}
 	if status < 200 {
