@@ -30,7 +30,7 @@ class Instance:
         self.in_flight = 0
         self.state = InstanceState.STARTING
         self.idle_since = now
-        self.current: str | None = None  # the invocation in work, where only one can be
+        self.current: bytes | None = None  # the invocation in work, where only one can be
 
     def move(self, state: InstanceState) -> bool:
         """Change the state if the table allows it."""

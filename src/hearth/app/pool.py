@@ -104,6 +104,11 @@ class Pool:
         elif instance.state is InstanceState.RETIRING and not instance.in_flight:
             self._stop(instance, 1.0)
 
+    def is_up(self, version: Deployed) -> bool:
+        """Whether an instance of it is up, though it may be busy."""
+        group = self._groups.get(version.id)
+        return group is not None and group.ready > 0
+
     # Waiting.
 
     def wait(self, version: Deployed, since: float, deadline: float, granted: Granted) -> Ticket:
@@ -163,7 +168,7 @@ class Pool:
         instance.move(InstanceState.READY)
         group.instances.add(instance)
         group.free.append(instance)
-        slot.belongs_to(version, lambda: instance.current)
+        slot.belongs_to(version, lambda: instance.current.decode() if instance.current else None)
         slot.on_closed = lambda: self._died(instance)
         if slot.guest.closed:
             self._died(instance)

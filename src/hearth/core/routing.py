@@ -79,6 +79,10 @@ def deployed(function: FunctionRow, row: VersionRow) -> Deployed:
             f"version {row.number} is {row.state.value}",
             hint="use a version that is ready; `hearth versions` lists them",
         )
+    return _deployed(function, row)
+
+
+def _deployed(function: FunctionRow, row: VersionRow) -> Deployed:
     return Deployed(
         id=row.id,
         number=row.number,
@@ -87,7 +91,7 @@ def deployed(function: FunctionRow, row: VersionRow) -> Deployed:
         namespace=function.namespace,
         name=function.name,
         config=row.config,
-        artifact=row.artifact,
+        artifact=row.artifact or "",
         toolchain=row.toolchain or "",
         handler=row.handler or "",
         resource=Resource(function.namespace_id, function.id, row.config.auth),
@@ -109,7 +113,8 @@ def make_route(row: RouteRow, known: dict[str, Deployed]) -> Route | None:
         usable = [t for t in targets if t.weight > 0 and t.version.artifact is not None]
         if not usable:
             continue
-        versions = tuple(known.get(t.version.id) or deployed(row.function, t.version) for t in usable)
+        # One that is being built again is among them: its launch says so, and 404 would be a lie.
+        versions = tuple(known.get(t.version.id) or _deployed(row.function, t.version) for t in usable)
         totals = tuple(itertools.accumulate(t.weight for t in usable))
         aliases[alias] = Weighted(versions, totals, versions[0] if len(versions) == 1 else None)
     live = aliases.get(LIVE)

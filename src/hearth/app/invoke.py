@@ -1,0 +1,142 @@
+"""What is kept of invocations, in batches, off the path."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass
+
+from hearth.core.errors import HearthError
+from hearth.core.invocation import Outcome, Sampler
+from hearth.core.records import InvocationRow
+from hearth.core.routing import Deployed
+from hearth.ports.clock import Clock
+from hearth.ports.store import ProcessStore
+
+EVERY = 1.0  # seconds between two batches
+HELD_MAX = 20_000  # rows kept while the store is down; beyond, new ones are dropped and counted
+BATCH = 1_000  # rows in one transaction
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Figures:
+    """Counters of one function since this process started; seconds are sums."""
+
+    calls: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    cold: int = 0
+    seconds: float = 0.0
+
+
+class Recorder:
+    """Notes every call in its function's figures, and keeps the rows that PRODUCT promises ("What is kept of invocations").
+
+    Args:
+        store: where rows go.
+        clock: wall clock for rows, pauses between batches.
+    """
+
+    def __init__(self, store: ProcessStore, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._functions: dict[str, tuple[Figures, Sampler]] = {}
+        self._rows: list[InvocationRow] = []
+        self.dropped = 0
+
+    def note(
+        self,
+        version: Deployed,
+        invocation: bytes,
+        request_id: bytes,
+        outcome: Outcome,
+        status: int,
+        error: str | None,
+        now: float,
+        queued: float,
+        cold: float,
+        seconds: float,
+    ) -> None:
+        """Note a call that has ended; O(1).
+
+        Args:
+            now: monotonic seconds.
+            queued: seconds that it waited for room.
+            cold: seconds of its wait that went into a start.
+            seconds: what the function took.
+        """
+        known = self._functions.get(version.function_id)
+        if known is None:
+            known = self._functions[version.function_id] = (Figures(), Sampler())
+        figures, sampler = known
+        figures.calls += 1
+        figures.seconds += seconds
+        notable = False
+        if outcome is not Outcome.SUCCEEDED:
+            notable = True
+            if outcome is Outcome.FAILED:
+                figures.failed += 1
+            else:
+                figures.cancelled += 1
+        if cold:
+            notable = True
+            figures.cold += 1
+        if not sampler.keep(seconds, now, notable):
+            return
+        if len(self._rows) >= HELD_MAX:
+            self.dropped += 1
+            return
+        whole = queued + cold + seconds
+        self._rows.append(
+            InvocationRow(
+                id=invocation.decode(),
+                namespace_id=version.namespace_id,
+                function_id=version.function_id,
+                version_id=version.id,
+                mode="sync",
+                status=outcome.value,
+                http_status=status,
+                error=error,
+                cold=cold > 0,
+                started_ms=self._clock.now_ms() - round(whole * 1000),
+                queue_ms=queued * 1000,
+                cold_ms=cold * 1000,
+                function_ms=seconds * 1000,
+                request_id=request_id.decode("latin-1"),
+            )
+        )
+
+    def figures(self) -> dict[str, Figures]:
+        """Counters by function id."""
+        return {function: figures for function, (figures, _) in self._functions.items()}
+
+    def forget(self, function_id: str) -> None:
+        """A function is gone."""
+        self._functions.pop(function_id, None)
+
+    async def flush(self) -> None:
+        """Write what is kept; if the store is down, keep it for the next time."""
+        while self._rows:
+            batch, self._rows = self._rows[:BATCH], self._rows[BATCH:]
+            try:
+                await self._store.save_invocations(batch)
+            except HearthError as error:
+                _log.warning("%d invocations wait for the store: %s", len(batch), error.message)
+                self._rows = (batch + self._rows)[:HELD_MAX]
+                return
+        if self.dropped:
+            _log.warning("%d invocations were not kept: the store did not take them in time", self.dropped)
+            self.dropped = 0
+
+    async def run(self) -> None:
+        """Flush again and again until cancelled, and once more then."""
+        try:
+            while True:
+                await self._clock.sleep(EVERY)
+                await self.flush()
+        finally:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(2.0):
+                    await self.flush()

@@ -1,0 +1,157 @@
+"""The route table: every function that can be called, as immutable entries in one dict.
+
+Loaded page by page at start; from then on the outbox is followed: a hint wakes the follower, a timer repairs lost
+hints. A change replaces one entry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from hearth.core.errors import HearthError, NotFound
+from hearth.core.records import Event, RouteRow, VersionRow
+from hearth.core.routing import Deployed, Route, deployed, make_route
+from hearth.ports.bus import Bus
+from hearth.ports.clock import Clock
+from hearth.ports.store import RouteStore
+
+EVERY = 2.0  # seconds between looks at the outbox when no hint comes
+PAGE = 500
+_log = logging.getLogger(__name__)
+Key = tuple[bytes, bytes]  # namespace, function
+
+
+class Versions(Protocol):
+    """Finds versions that no alias points to."""
+
+    async def find_version(self, function_id: str, number: int) -> VersionRow | None: ...
+
+
+class Routes:
+    """This shard's table.
+
+    Args:
+        store: where routes come from.
+        versions: for versions asked for by number.
+        bus: wakes the follower (topic ``events``).
+        clock: pauses.
+    """
+
+    def __init__(self, store: RouteStore, versions: Versions, bus: Bus, clock: Clock) -> None:
+        self.entries: dict[Key, Route] = {}
+        self.loaded = False
+        self.on_change: Callable[[], None] = lambda: None  # after entries changed
+        self.on_event: Callable[[Event], None] = lambda event: None  # each event of the outbox
+        self._store = store
+        self._versions = versions
+        self._clock = clock
+        self._keys: dict[str, Key] = {}  # by function id
+        self._named: dict[tuple[str, int], Deployed] = {}
+        self._seq = 0
+        self._wake = asyncio.Event()
+        bus.subscribe("routes", self._wake.set)
+
+    async def load(self) -> None:
+        """Read the whole table. Raises StoreUnavailable."""
+        self._seq = (
+            await self._store.last_event()
+        )  # before the rows: what changes meanwhile is read twice, never missed
+        after: str | None = None
+        seen: set[str] = set()
+        while True:
+            page = await self._store.routes(after, PAGE)
+            for row in page:
+                self._put(row)
+                seen.add(row.function.id)
+            if len(page) < PAGE:
+                break
+            after = page[-1].function.id
+        for function_id in set(self._keys) - seen:
+            self._remove(function_id)
+        self.loaded = True
+        self.on_change()
+
+    async def follow(self) -> int:
+        """Take in what the outbox has new; returns the number of events. Raises StoreUnavailable."""
+        count = 0
+        while True:
+            events = await self._store.events_after(self._seq, PAGE)
+            changed = {event.subject for event in events if event.kind == "route"}
+            for function_id in changed:
+                row = await self._store.route(function_id)
+                if row is None:
+                    self._remove(function_id)
+                else:
+                    self._put(row)
+            if changed:
+                self.on_change()
+            for event in events:
+                self.on_event(event)
+            if events:
+                self._seq = events[-1].seq
+            count += len(events)
+            if len(events) < PAGE:
+                return count
+
+    async def run(self) -> None:
+        """Load, then follow, until cancelled. A store that is down is asked again; what is loaded serves on."""
+        while True:
+            self._wake.clear()
+            try:
+                await (self.follow() if self.loaded else self.load())
+            except HearthError as error:
+                _log.warning("routes could not be read: %s", error.message)
+            timer = asyncio.create_task(self._clock.sleep(EVERY))
+            waker = asyncio.create_task(self._wake.wait())
+            try:
+                await asyncio.wait((timer, waker), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                timer.cancel()
+                waker.cancel()
+
+    async def version(self, route: Route, number: int) -> Deployed:
+        """A version by its number, aliased or not.
+
+        Raises:
+            NotFound: there is none that can serve.
+            StoreUnavailable: it is not known here and can't be looked up.
+        """
+        for version in route.versions:
+            if version.number == number:
+                return version
+        known = self._named.get((route.function.id, number))
+        if known is not None:
+            return known
+        row = await self._versions.find_version(route.function.id, number)
+        if row is None:
+            raise NotFound(f"the function has no version {number}")
+        found = self._named[route.function.id, number] = deployed(route.function, row)
+        self.on_change()
+        return found
+
+    @property
+    def served(self) -> list[Deployed]:
+        """Every version that may get traffic."""
+        aliased = [version for route in self.entries.values() for version in route.versions]
+        return aliased + list(self._named.values())
+
+    def _put(self, row: RouteRow) -> None:
+        key = (row.function.namespace.encode(), row.function.name.encode())
+        before = self.entries.get(key)
+        known = {version.id: version for version in before.versions} if before is not None else {}
+        route = make_route(row, known)
+        if route is None:
+            return self._remove(row.function.id)
+        self.entries[key] = route
+        self._keys[row.function.id] = key
+        return None
+
+    def _remove(self, function_id: str) -> None:
+        key = self._keys.pop(function_id, None)
+        if key is not None and self.entries[key].function.id == function_id:
+            del self.entries[key]
+        for named in [named for named in self._named if named[0] == function_id]:
+            del self._named[named]

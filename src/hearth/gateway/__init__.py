@@ -1,0 +1,1 @@
+"""The data path: HTTP in, frames out, and back. Begin with `call.py`: it is the story of one request."""

@@ -1,0 +1,59 @@
+"""Who asks, and may he? The rules at the door (PRODUCT, "Between a caller and a function", "Headers and statuses").
+
+``X-Hearth-Key`` is understood on every function; ``Authorization: Bearer`` is Hearth's unless the function is public.
+A credential that is presented and bad is refused whether or not the function exists, so that a client knows to refresh.
+"""
+
+from __future__ import annotations
+
+from hearth.core.errors import Forbidden, HearthError, NotFound, Unauthenticated
+from hearth.core.permissions import Action, Decision, Principal, decide
+from hearth.core.routing import Deployed
+
+KEY = b"x-hearth-key"
+
+
+def credential(special: dict[bytes, bytes], public: bool) -> bytes | None:
+    """The credential of Hearth's in these headers, or None; a ``Bearer`` to a public function is none of ours."""
+    key = special.get(KEY)
+    if key is not None or public:
+        return key
+    return bearer(special)
+
+
+def bearer(special: dict[bytes, bytes]) -> bytes | None:
+    """The token of ``Authorization: Bearer``, or None."""
+    scheme, _, token = special.get(b"authorization", b"").partition(b" ")
+    return token.strip(b" \t") if scheme.lower() == b"bearer" else None
+
+
+def bad_credential() -> Unauthenticated:
+    return Unauthenticated("the credential is expired or not valid", hint="log in again, or use another key")
+
+
+def unknown_function() -> NotFound:
+    return NotFound(
+        "there is no such function, or you may not know of it",
+        hint="check the namespace and the name, and that you are logged in",
+    )
+
+
+def refusal(principal: Principal | None, version: Deployed) -> HearthError | None:
+    """Why this principal may not invoke this version, or None if he may."""
+    decision = decide(principal, Action.INVOKE, version.resource)
+    if decision is Decision.ALLOW:
+        return None
+    if decision is Decision.CHALLENGE:
+        return Unauthenticated(
+            "this function wants a key", hint="send one in X-Hearth-Key; `hearth keys create` makes them"
+        )
+    if decision is Decision.DENY:
+        return Forbidden("your role or your key does not allow to invoke this function")
+    return unknown_function()
+
+
+def is_member(principal: Principal | None, namespace_id: str) -> bool:
+    """Whether he has a role in the namespace: who may see a function's own errors and choose its version."""
+    if principal is None or (principal.key is not None and principal.key.namespace_id != namespace_id):
+        return False
+    return any(namespace == namespace_id for namespace, _ in principal.roles)

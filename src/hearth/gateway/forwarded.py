@@ -1,0 +1,119 @@
+"""What a request says of where it comes from, and what a function is told: made here, believed from proxies we trust."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING
+
+from hearth.core.permissions import Principal
+from hearth.core.routing import Deployed
+from hearth.gateway import auth
+from hearth.gateway.heads import OWN_COOKIES, without_own_cookies
+from hearth.gateway.ids import traceparent
+from hearth.gateway.request import HOST, TRACEPARENT, Request
+
+if TYPE_CHECKING:
+    from hearth.gateway.connection import Connection
+
+Networks = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+
+
+def parse_networks(texts: tuple[str, ...]) -> Networks:
+    """CIDRs of trusted proxies. Raises ValueError."""
+    return tuple(ipaddress.ip_network(text, strict=False) for text in texts)
+
+
+def is_trusted(address: str, trusted: Networks) -> bool:
+    """Whether an address is a proxy whose X-Forwarded-* are believed."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
+        parsed = parsed.ipv4_mapped
+    return any(parsed.version == network.version and parsed in network for network in trusted)
+
+
+def _is_address(text: bytes) -> bool:
+    try:
+        ipaddress.ip_address(text.decode("ascii"))
+    except (ValueError, UnicodeDecodeError):
+        return False
+    return True
+
+
+def origin(connection: Connection, request: Request) -> tuple[bytes, bytes, bytes, bytes]:
+    """(client's address, scheme, host, X-Forwarded-For) of a request.
+
+    Behind a trusted proxy the client is the last address in X-Forwarded-For that is not itself a trusted proxy;
+    what stands before it was written by somebody whom nobody vouches for.
+    """
+    special, peer, host = request.special, connection.client, request.host
+    if not connection.trusted or not special:
+        return peer, b"http", host, peer
+    chain = [part.strip(b" \t") for part in special.get(b"x-forwarded-for", b"").split(b",")]
+    client = peer
+    for part in reversed(chain):
+        if not _is_address(part):
+            break
+        client = part
+        if not is_trusted(part.decode(), connection.door.trusted):
+            break
+    scheme = special.get(b"x-forwarded-proto", b"http").lower()
+    named = special.get(b"x-forwarded-host", host)
+    passed = b", ".join([part for part in chain if _is_address(part)] + [peer])
+    return (
+        client,
+        scheme if scheme in (b"http", b"https") else b"http",
+        named if HOST.fullmatch(named) else host,
+        passed,
+    )
+
+
+def request_lines(
+    connection: Connection,
+    request: Request,
+    version: Deployed,
+    principal: Principal | None,
+    request_id: bytes,
+    invocation: bytes,
+) -> list[bytes]:
+    """The rest of a request head for the guest, from the caller on (docs/reference/guest-protocol.md, "Heads")."""
+    special = request.special
+    client, scheme, host, passed = origin(connection, request)
+    trace = special.get(b"traceparent") if special else None
+    caller = b"" if principal is None else principal.label.encode()
+    lines = [
+        caller,
+        client,
+        scheme,
+        b"host:" + request.host,
+        b"x-forwarded-for:" + passed,
+        b"x-forwarded-proto:" + scheme,
+        b"x-forwarded-host:" + host,
+        b"x-forwarded-prefix:" + version.prefix,
+        b"x-request-id:" + request_id,
+        b"traceparent:"
+        + (trace if trace is not None and TRACEPARENT.fullmatch(trace) else traceparent(invocation)),
+    ]
+    if caller:
+        lines.append(b"x-hearth-caller:" + caller)
+    if special:
+        _special_lines(lines, request, version.config.auth == "public")
+    lines += request.lines
+    return lines
+
+
+def _special_lines(lines: list[bytes], request: Request, public: bool) -> None:
+    """Of the special headers, those that a function may see; no credential that Hearth used is among them."""
+    special = request.special
+    cookie = special.get(b"cookie")
+    if cookie is not None and OWN_COOKIES in cookie.lower():
+        cookie = without_own_cookies(cookie)
+    if cookie:
+        lines.append(b"cookie:" + cookie)
+    authorization = special.get(b"authorization")
+    if authorization is not None and (public or auth.bearer(special) is None):
+        lines.append(b"authorization:" + authorization)
+    if request.length:
+        lines.append(b"content-length:%d" % request.length)
