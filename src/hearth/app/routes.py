@@ -36,7 +36,7 @@ class Routes:
     Args:
         store: where routes come from.
         versions: for versions asked for by number.
-        bus: wakes the follower (topic ``events``).
+        bus: wakes the follower (topic ``routes``).
         clock: pauses.
     """
 

@@ -15,7 +15,7 @@ from hearth.build.registries import Registries
 from hearth.build.toolchains import Toolchains, keep_folder
 from hearth.core import limits
 from hearth.core.errors import BuildFailed, HearthError, PlatformError
-from hearth.core.launch import Disk, Exit, Limits, Mount, Network, SandboxSpec, Toolchain
+from hearth.core.launch import BuildPlan, Disk, Exit, Limits, Mount, Network, SandboxSpec, Toolchain
 from hearth.ports.blobs import Blobs
 from hearth.ports.builder import BuildOrder, Log
 from hearth.ports.clock import Ids
@@ -44,7 +44,7 @@ cd / || exit 97
 exec tar -C "$OUT" --hard-dereference --format=gnu --sort=name -cf - . >&3 3>&-
 """
 
-SeedScript = Callable[[Toolchain], str]
+SeedPlan = Callable[[Toolchain], BuildPlan]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Runner:
         toolchains: of this node.
         registries: what builds are told of package indexes.
         folder: ``toolchains/`` of the data directory, where seeds and certificates are kept too.
-        seeds: by runtime, the script that makes a toolchain's read-only cache (such as Go's standard
+        seeds: by runtime, the plan that makes a toolchain's read-only cache (such as Go's standard
             library, compiled) in ``$OUT``. It is made when a plan first mounts a seed.
         may: limits of a build.
         networked: this machine can hold `internet`; without it builds have no network.
@@ -94,7 +94,7 @@ class Runner:
         toolchains: Toolchains,
         registries: Registries,
         folder: Path,
-        seeds: Mapping[str, SeedScript],
+        seeds: Mapping[str, SeedPlan],
         may: BuildLimits | None = None,
         networked: bool = True,
     ) -> None:
@@ -174,14 +174,15 @@ class Runner:
         async with self._seeding:
             if place.is_dir():
                 return
-            script = self._seeds.get(toolchain.runtime)
-            if script is None:
+            make = self._seeds.get(toolchain.runtime)
+            if make is None:
                 raise PlatformError(f"nobody knows how to make {mount.name}")
             log(f"preparing {toolchain.runtime} {toolchain.version} (once, half a minute or so)")
-            plan = SandboxSpec(
+            plan = make(toolchain)
+            spec = SandboxSpec(
                 id=self._ids.new("sandbox"),
                 owner=self._owner,
-                argv=("/bin/sh", "-c", WRAPPER, "build", script(toolchain)),
+                argv=("/bin/sh", "-c", WRAPPER, "build", plan.script),
                 env=(
                     ("PATH", f"{Path(toolchain.bin).parent}:/usr/bin:/bin"),
                     ("LANG", "C.UTF-8"),
@@ -191,8 +192,9 @@ class Runner:
                     ("DISK", DISK),
                     ("OUT", f"{DISK}/out"),
                     ("CACHE", f"{DISK}/cache"),
+                    *plan.env,
                 ),
-                mounts=(toolchain.mount,) if toolchain.mount is not None else (),
+                mounts=plan.mounts,
                 limits=Limits(
                     memory=self._may.memory, cpu=self._may.cpu, pids=self._may.pids, open_files=4096
                 ),
@@ -201,7 +203,7 @@ class Runner:
             )
             staged = self._blobs.staging()
             try:
-                ended = await self._sandbox(plan, staged, log)
+                ended = await self._sandbox(spec, staged, log)
                 try:
                     self._judge(ended)
                 except BuildFailed as error:  # no function's fault
