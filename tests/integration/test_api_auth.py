@@ -150,6 +150,15 @@ async def test_an_address_that_tries_many_accounts_is_slowed_down(api: Running) 
     assert (await login(api, email="u99@x.org", address="10.0.0.2")).status_code == 401
 
 
+async def test_one_ipv6_network_is_one_address(api: Running) -> None:
+    for number in range(20):
+        assert (
+            await login(api, "wrong", email=f"u{number}@x.org", address=f"2001:db8::{number}")
+        ).status_code == 401
+    assert (await login(api, email="u99@x.org", address="2001:db8::ffff:1")).status_code == 429
+    assert (await login(api, email="u99@x.org", address="2001:db8:0:1::1")).status_code == 401
+
+
 async def test_success_forgets_failures(api: Running) -> None:
     await api.register()
     for _ in range(3):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hmac
 from dataclasses import dataclass
 
-from hearth.core.errors import Conflict, Forbidden, NotFound, RateLimited, RegistrationClosed, Unauthenticated
+from hearth.app.logins import account_subject, address_subject, slow_down
+from hearth.core.errors import Conflict, Forbidden, NotFound, RegistrationClosed, Unauthenticated
 from hearth.core.limits import REFRESH_OVERLAP, REFRESH_TOKEN_TTL
 from hearth.core.names import check_email, check_namespace
 from hearth.core.permissions import Action, Decision, Principal, Resource, decide
@@ -117,9 +118,9 @@ class Auth:
         first = not await self.has_users()
         self._may_register(first, setup_token)
         self._passwords.check(password, email)
-        subjects = [f"address:{address}"]
+        subjects = [address_subject(address)]
         if wait := await self._store.login_delay(subjects):
-            raise _slow_down(wait)
+            raise slow_down(wait)
         password_hash = await self._passwords.hash(password)
         try:
             user = await self._store.add_user(
@@ -159,9 +160,9 @@ class Auth:
             RateLimited: too many failures for this account or from this address. InvalidInput: no e-mail at all.
         """
         email = check_email(email)
-        subjects = [f"account:{email}", f"address:{address}"]
+        subjects = [account_subject(email), address_subject(address)]
         if wait := await self._store.begin_login(subjects):
-            raise _slow_down(wait)
+            raise slow_down(wait)
         found = await self._store.find_user(email=email)
         user, password_hash = found if found is not None else (None, None)
         right = await self._passwords.verify(password_hash, password)
@@ -211,9 +212,9 @@ class Auth:
             raise Unauthenticated("the account is gone", hint="log in again: hearth login")
         user, password_hash = found
         self._passwords.check(new, user.email)
-        subjects = [f"account:{user.email}", f"address:{address}"]
+        subjects = [account_subject(user.email), address_subject(address)]
         if wait := await self._store.begin_login(subjects):
-            raise _slow_down(wait)
+            raise slow_down(wait)
         if not await self._passwords.verify(password_hash, old):
             raise Forbidden("the old password is wrong", hint="a lost password is reset on the server's host")
         await self._store.note_login(subjects, True)
@@ -243,9 +244,3 @@ async def reset_password(store: AccountStore, passwords: Passwords, email: str, 
     passwords.check(new, email)
     await store.set_password(found[0].id, await passwords.hash(new))
     return found[0]
-
-
-def _slow_down(wait: float) -> RateLimited:
-    return RateLimited(
-        "too many failed attempts", hint=f"wait {int(wait) + 1} seconds and try again", retry_after=wait
-    )

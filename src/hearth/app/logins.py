@@ -1,0 +1,30 @@
+"""How failed log-ins are counted: by account and by address, so that neither many passwords nor many accounts come cheap."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from hearth.core.errors import RateLimited
+
+
+def account_subject(email: str) -> str:
+    return f"account:{email}"
+
+
+def address_subject(address: str) -> str:
+    """What is counted as one address: of IPv6 the /64, since who has one address there has all of them (RFC 6177)."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:  # control's own socket, a name in a test
+        return f"address:{address}"
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            return f"address:{parsed.ipv4_mapped}"
+        return f"address:{ipaddress.IPv6Network((int(parsed) >> 64 << 64, 64))}"
+    return f"address:{parsed}"
+
+
+def slow_down(wait: float) -> RateLimited:
+    return RateLimited(
+        "too many failed attempts", hint=f"wait {int(wait) + 1} seconds and try again", retry_after=wait
+    )
