@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import stat
 import subprocess
@@ -72,6 +73,20 @@ async def test_files_are_the_owners_alone(tmp_path: Path) -> None:
         assert "hearth.db-wal" in modes and set(modes.values()) == {0o600}
     finally:
         await store.close()
+
+
+@pytest.mark.root
+async def test_what_root_makes_is_the_owners(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """`hearth password reset` runs as root on a database whose platform does not."""
+    path = tmp_path / "hearth.db"
+    create_file(path)
+    os.chown(path, 12345, 12346)
+    await (await opened(path)).close()
+    request.getfixturevalue("next_schema")
+    await (await opened(path)).close()
+    made = [entry for entry in tmp_path.rglob("*") if "scripts" not in entry.parts]
+    assert len(made) == 4
+    assert {(entry.stat().st_uid, entry.stat().st_gid) for entry in made} == {(12345, 12346)}
 
 
 async def test_a_newer_schema_is_refused_untouched(tmp_path: Path) -> None:

@@ -95,7 +95,9 @@ def backup(path: Path, label: str, now_ms: int) -> Path:
     partial = target.with_suffix(".partial")
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
+        os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        for place in (folder, partial):
+            _give_away(place, path)
         with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(partial)) as copy:
             source.backup(copy)
         for place in (partial, folder):  # the copy is on the disk before it counts, and its name as well
@@ -114,11 +116,20 @@ def backup(path: Path, label: str, now_ms: int) -> Path:
     return target
 
 
+def _give_away(place: Path, path: Path) -> None:
+    """Make what root has created the database owner's: control runs as an ordinary user, and must be able to use it."""
+    if os.geteuid() == 0:
+        owner = path.stat()
+        os.chown(place, owner.st_uid, owner.st_gid, follow_symlinks=False)
+
+
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Hold the lock of opening and migrating; the kernel gives it back when its holder dies."""
-    descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = path.with_name(path.name + ".lock")
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
+        _give_away(lock, path)
         deadline = time.monotonic() + LOCK_WAIT
         while True:
             try:
