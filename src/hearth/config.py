@@ -78,6 +78,30 @@ REGISTRY_VARIABLES = (
 )
 """What builds are told of the operator's package indexes, proxies and certificate authorities."""
 
+
+def registry_files(environ: Mapping[str, str]) -> dict[str, str]:
+    """The operator's pip.conf and .npmrc, as text, empty where there are none."""
+    home = Path(environ.get("HOME") or "/root")
+    pip = environ.get("PIP_CONFIG_FILE")
+    places = {
+        "pip_conf": [Path(pip)]
+        if pip
+        else [home / ".config/pip/pip.conf", home / ".pip/pip.conf", Path("/etc/pip.conf")],
+        "npmrc": [home / ".npmrc"],
+    }
+    found = {}
+    for name, paths in places.items():
+        text = ""
+        for path in paths:
+            try:
+                text = path.read_text()
+                break
+            except OSError:
+                continue
+        found[name] = text
+    return found
+
+
 _LOOPBACK = ("127.", "::1", "localhost")
 
 

@@ -10,7 +10,7 @@ from hearth.core.launch import Handle
 from hearth.ports.clock import Clock
 from hearth.ports.driver import Driver
 
-EVERY = 15.0  # seconds between two looks
+EVERY = 30.0  # seconds between two looks: longer than any start takes
 _log = logging.getLogger(__name__)
 
 

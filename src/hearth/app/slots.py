@@ -16,7 +16,7 @@ from typing import Any
 
 from hearth.app.slot import Slot, Workshop, open_slot
 from hearth.core.errors import HearthError, NoCapacity
-from hearth.core.launch import Attachment, SlotKind, Toolchain
+from hearth.core.launch import Attachment, Handle, SlotKind, Toolchain
 
 PARALLEL = 2  # slots that are refilled at once
 BACKOFF, BACKOFF_MAX = 0.5, 30.0  # seconds between failing refills
@@ -61,6 +61,7 @@ class Slots:
         self._stocks: dict[SlotKind, _Stock] = {}
         self._refilling = 0
         self._closing = False
+        self._handles: set[Handle] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def want(self, kinds: Mapping[SlotKind, Toolchain]) -> None:
@@ -83,6 +84,11 @@ class Slots:
                 return slot
             self._spawn(self.discard(slot, 0.0))
         return None
+
+    @property
+    def handles(self) -> set[Handle]:
+        """Of every sandbox that was made here and not yet removed: waiting, loading or an instance's."""
+        return set(self._handles)
 
     def waiting(self, kind: SlotKind) -> int:
         """Slots of a kind that are up."""
@@ -116,10 +122,12 @@ class Slots:
                 retry_after=1,
             )
         try:
-            return await open_slot(self._workshop, kind, toolchain, attachment, row_first)
+            slot = await open_slot(self._workshop, kind, toolchain, attachment, row_first)
         except BaseException:
             self._room.give()
             raise
+        self._handles.add(slot.handle)
+        return slot
 
     async def discard(self, slot: Slot, grace: float) -> None:
         """Remove a slot's sandbox; returns when it is gone. What fails is logged: the keeper removes it with its owner."""
@@ -133,6 +141,7 @@ class Slots:
         finally:
             slot.close()
             shop.rows.change(slot.id, "gone")
+            self._handles.discard(slot.handle)
             self._room.give()
 
     async def close(self) -> None:

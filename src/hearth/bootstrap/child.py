@@ -19,6 +19,7 @@ from hearth.core.errors import HearthError, StartupFailed, error_to_data
 from hearth.core.ids import new_id
 from hearth.core.settings import Settings
 from hearth.linux.libc import PR_SET_PDEATHSIG, prctl
+from hearth.ports.store import ProcessStore
 from hearth.telemetry.log import configure
 
 
@@ -163,3 +164,16 @@ def _say(context: Context, message: dict[str, Any]) -> None:
     if fd is not None:
         with open(fd, "wb") as file:
             file.write(json.dumps(message).encode() + b"\n")
+
+
+HEARTBEAT = 5.0  # seconds
+
+
+async def heartbeat(store: ProcessStore, owner: str) -> None:
+    """Say again and again that this process lives, until cancelled; a store that is down is no reason to end."""
+    while True:
+        try:
+            await store.heartbeat(owner)
+        except HearthError as error:
+            logging.getLogger(__name__).warning("no heartbeat could be written: %s", error.message)
+        await asyncio.sleep(HEARTBEAT)

@@ -94,6 +94,7 @@ def _facts(probe: Probe, networks: HostNetworks | None, context: Context) -> dic
     warnings = [f"{what} is not held: {why}" for what, why in probe.missing]
     if networks is not None:
         warnings += [f"{what} is not held: {why}" for what, why in networks.missing()]
+        warnings = list(dict.fromkeys(warnings))  # the driver's probe asks the networks too
     if context.settings.isolation == "process":
         warnings = [
             "functions run WITHOUT ANY ISOLATION (--isolation process): for development only, never for others' code"

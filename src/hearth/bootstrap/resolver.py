@@ -14,7 +14,7 @@ from hearth.bootstrap import child
 from hearth.bootstrap.child import Context
 from hearth.drivers.remote import RemoteDriver
 from hearth.egress.resolver import serve
-from hearth.egress.upstreams import upstreams_from
+from hearth.egress.upstreams import Followed
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ async def _serve(keeper: RemoteDriver) -> None:
         return
     udp, tcp, block = socket.socket(fileno=sockets[0]), socket.socket(fileno=sockets[1]), sockets[2]
     try:
-        await serve(udp, tcp, lambda: upstreams_from(Path("/etc/resolv.conf")), IPv4Network(block))
+        await serve(udp, tcp, Followed(Path("/etc/resolv.conf")), IPv4Network(block))
     finally:
         udp.close()
         tcp.close()

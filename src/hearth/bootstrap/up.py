@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import hearth
-from hearth.config import is_loopback, settings_to_json
+from hearth.config import environment, is_loopback, registry_files, settings_to_json
 from hearth.core.errors import StartupFailed
 from hearth.core.settings import Settings
 from hearth.linux import mounts
@@ -152,10 +152,11 @@ def _specs(
             fds,
         )
 
+    files = registry_files(environment())
     prefixes = [str(path) for path in (Path(sys.base_prefix).resolve(),) if not path.is_relative_to("/usr")]
     return [
         spec("keeper", "keeper", 0, {"prefixes": prefixes}, {}, drop=False),
-        spec("control", "control", 1, {"setup_token": setup_token}, {"key": key_fd}),
+        spec("control", "control", 1, {"setup_token": setup_token, **files}, {"key": key_fd}),
         spec("resolver", "resolver", 2, {}, {}),
         spec("shard-0", "shard", 2, {"token_key": key.token_public_key().hex()}, {"listener": listener}),
     ]

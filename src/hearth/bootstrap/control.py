@@ -1,0 +1,220 @@
+"""Control, wired: the management API, the build workers, retention, the bus."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import uv
+import uvicorn
+
+import hearth
+from hearth.api.app import create_app
+from hearth.api.deps import ApiDeps
+from hearth.api.functions import FunctionServices, functions_router
+from hearth.app.auth import Auth, RegistrationRule
+from hearth.app.builds import BuildWorkers, Workshop
+from hearth.app.deploy import Deploys
+from hearth.app.feed import BuildFeed
+from hearth.app.functions import FunctionViews
+from hearth.app.keys import Keys
+from hearth.app.retention import Retention
+from hearth.app.users import Users
+from hearth.blobs.local import LocalBlobs
+from hearth.bootstrap import child
+from hearth.bootstrap.child import Context, RandomIds, SystemClock
+from hearth.bootstrap.parts import runtimes
+from hearth.build.archive import unpack_upload
+from hearth.build.registries import read_registries
+from hearth.build.runner import Runner
+from hearth.build.toolchains import Toolchains, machine_places
+from hearth.bus.local import BusServer
+from hearth.core.launch import Probe
+from hearth.drivers.remote import RemoteDriver
+from hearth.runtimes.go import GoRuntime
+from hearth.security.passwords import Argon2Passwords
+from hearth.security.rootkey import read_root_key
+from hearth.security.tokens import AccessTokens, TokenMint
+from hearth.security.verifier import CredentialVerifier
+from hearth.store.store import Store
+from hearth.telemetry.logs import LogFiles
+
+log = logging.getLogger(__name__)
+
+
+async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopping: asyncio.Event) -> None:
+    settings, clock, ids = context.settings, SystemClock(), RandomIds()
+    os.lseek(context.fds["key"], 0, os.SEEK_SET)  # an earlier control has read it to the end
+    root = read_root_key(context.fds.pop("key"))
+    async with AsyncExitStack() as stack:
+        bus = BusServer(context.bus_socket)
+        await bus.start()
+        stack.push_async_callback(bus.close)
+        store = await Store.open(
+            settings.data_dir / "hearth.db", durable=True, clock=clock, ids=ids, publish=bus.publish
+        )
+        stack.push_async_callback(store.close)
+        await store.check_root_key(root.fingerprint())
+        await store.clear_owners(context.instance)
+        await store.start_owner(context.owner, context.instance, "control")
+        driver = RemoteDriver(context.keeper_socket, context.owner, "control")
+        stack.callback(driver.close)
+        probe = await driver.probe()
+        logs = LogFiles(settings.data_dir / "logs", context.owner)
+        stack.callback(logs.close)
+        passwords = Argon2Passwords()
+        stack.callback(passwords.close)
+        verifier = CredentialVerifier(store, AccessTokens([root.token_public_key()]), clock, bus)
+        await verifier.start()
+        stack.push_async_callback(verifier.close)
+        blobs = LocalBlobs(settings.data_dir)
+        feed = BuildFeed(bus)
+        mint = TokenMint(root)
+        deps = ApiDeps(
+            settings=settings,
+            version=hearth.__version__,
+            auth=Auth(
+                store,
+                passwords,
+                mint,
+                clock,
+                ids,
+                RegistrationRule(settings.registration == "open", context.extra["setup_token"]),
+            ),
+            keys=Keys(store, store, mint, clock, ids),
+            users=Users(store, passwords, ids),
+            identifier=verifier,
+            functions=store,
+            clock=clock,
+        )
+        services = FunctionServices(
+            settings=settings,
+            store=store,
+            views=FunctionViews(store),
+            deploys=Deploys(
+                store=store,
+                blobs=blobs,
+                unpack=unpack_upload,
+                ids=ids,
+                probe=probe,
+                allow_unenforced=settings.allow_unenforced,
+            ),
+            feed=feed,
+            logs=logs,
+            probe=probe,
+        )
+        builders = BuildWorkers(
+            _workshop(context, store, driver, probe, blobs, logs, feed), bus, settings.build_workers
+        )
+        server = _server(context, create_app(deps, [functions_router(services)]))
+        tasks = [
+            asyncio.create_task(server.serve(), name="api"),
+            asyncio.create_task(builders.run(stopping), name="builds"),
+            asyncio.create_task(Retention(store, blobs, clock).run(), name="retention"),
+            asyncio.create_task(child.heartbeat(store, context.owner), name="heartbeat"),
+            asyncio.create_task(stopping.wait(), name="stopping"),
+        ]
+        up = asyncio.create_task(server.up.wait())
+        await asyncio.wait((up, tasks[0]), return_when=asyncio.FIRST_COMPLETED)
+        up.cancel()
+        context.api_socket.chmod(0o600)
+        ready({"first_user": await store.count_users() == 0})
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        server.should_exit = True
+        stopping.set()
+        await asyncio.wait(tasks[:2], timeout=settings.drain_grace)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await store.end_owner(context.owner)
+        for task in done:
+            if not task.cancelled() and task.exception() is not None:
+                raise RuntimeError(f"{task.get_name()} failed") from task.exception()
+
+
+def _workshop(
+    context: Context,
+    store: Store,
+    driver: RemoteDriver,
+    probe: Probe,
+    blobs: LocalBlobs,
+    logs: LogFiles,
+    feed: BuildFeed,
+) -> Workshop:
+    settings, ids = context.settings, RandomIds()
+    registries = read_registries(
+        dict(settings.registry_env), context.extra["pip_conf"], context.extra["npmrc"]
+    )
+    folder = settings.data_dir / "toolchains"
+    toolchains = Toolchains(folder, registries, Path(uv.find_uv_bin()), machine_places())
+    go = GoRuntime()
+    runner = Runner(
+        driver=driver,
+        owner=context.owner,
+        ids=ids,
+        blobs=blobs,
+        toolchains=toolchains,
+        registries=registries,
+        folder=folder,
+        seeds={"go": go.seed_plan},
+        networked="network" in probe.enforces or probe.driver == "process",
+    )
+    return Workshop(
+        store=store,
+        blobs=blobs,
+        toolchains=toolchains,
+        runner=runner,
+        runtimes=runtimes(),
+        logs=logs,
+        feed=feed,
+        clock=SystemClock(),
+        ids=ids,
+        owner=context.owner,
+        driver=probe.driver,
+    )
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn that tells when it listens, and leaves signals to the process."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.up.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _server(context: Context, app: Any) -> _Server:
+    context.api_socket.unlink(missing_ok=True)  # of a control that was killed
+    return _Server(
+        uvicorn.Config(
+            app,
+            uds=str(context.api_socket),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            timeout_graceful_shutdown=int(context.settings.drain_grace),
+        )
+    )
+
+
+def main() -> None:
+    child.main(_body)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,13 @@
+"""Parts that more than one kind of process is made of."""
+
+from __future__ import annotations
+
+from hearth.ports.runtime import Runtime
+from hearth.runtimes.go import GoRuntime
+from hearth.runtimes.node import NodeRuntime
+from hearth.runtimes.python import PythonRuntime
+
+
+def runtimes() -> dict[str, Runtime]:
+    """Every language that can be built and run, by name."""
+    return {runtime.name: runtime for runtime in (PythonRuntime(), NodeRuntime(), GoRuntime())}

@@ -1,0 +1,160 @@
+"""A gateway shard, wired: the data path, its pool and slots, the prover."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import random
+import socket
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from typing import Any
+
+from hearth.app.instances import Instance
+from hearth.app.invoke import Recorder
+from hearth.app.launcher import Launcher
+from hearth.app.pool import Pool
+from hearth.app.prove import Prover
+from hearth.app.reaper import Reaper
+from hearth.app.routes import Routes
+from hearth.app.sandboxes import SandboxRows
+from hearth.app.scaler import Scaler
+from hearth.app.slot import Workshop
+from hearth.app.slots import Room, Slots
+from hearth.bootstrap import child
+from hearth.bootstrap.child import Context, RandomIds, SystemClock
+from hearth.bootstrap.parts import runtimes
+from hearth.build.shelf import Shelf
+from hearth.build.toolchains import machine_places
+from hearth.bus.local import BusClient
+from hearth.core.errors import FunctionCrashed
+from hearth.core.launch import SlotKind, Toolchain
+from hearth.core.routing import Deployed
+from hearth.drivers.remote import RemoteDriver
+from hearth.gateway.door import Door
+from hearth.gateway.upstream import Upstream
+from hearth.guest.factory import StreamGuests
+from hearth.security.tokens import AccessTokens
+from hearth.security.verifier import CredentialVerifier
+from hearth.store.store import Store
+from hearth.telemetry.logs import LogFiles
+from hearth.telemetry.pipes import PipeReader
+
+log = logging.getLogger(__name__)
+
+
+async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopping: asyncio.Event) -> None:
+    settings, clock, ids = context.settings, SystemClock(), RandomIds()
+    async with AsyncExitStack() as stack:
+        bus = BusClient(context.bus_socket)
+        await bus.start()
+        stack.push_async_callback(bus.close)
+        store = await Store.open(
+            settings.data_dir / "hearth.db", durable=False, clock=clock, ids=ids, publish=bus.publish
+        )
+        stack.push_async_callback(store.close)
+        await store.start_owner(context.owner, context.instance, "shard")
+        driver = RemoteDriver(context.keeper_socket, context.owner, "shard")
+        await driver.dial()
+        stack.callback(driver.close)
+        logs = LogFiles(settings.data_dir / "logs", context.owner)
+        stack.callback(logs.close)
+        verifier = CredentialVerifier(
+            store, AccessTokens([bytes.fromhex(context.extra["token_key"])]), clock, bus
+        )
+        await verifier.start()
+        stack.push_async_callback(verifier.close)
+        shelf = Shelf(settings.data_dir / "toolchains", machine_places())
+        await asyncio.to_thread(shelf.refresh)
+
+        routes = Routes(store, store, bus, clock)
+        rows, recorder = SandboxRows(store, clock), Recorder(store, clock)
+        workshop = Workshop(
+            driver=driver,
+            guests=StreamGuests(clock),
+            outputs=PipeReader(),
+            runtimes=runtimes(),
+            rows=rows,
+            logs=logs,
+            clock=clock,
+            ids=ids,
+            owner=context.owner,
+        )
+        slots = Slots(workshop, settings.slots, Room(settings.max_instances))
+        rebuild: list[Callable[[Deployed], None]] = []
+        launcher = Launcher(
+            workshop,
+            slots,
+            lambda version: shelf.get(version.toolchain),
+            lambda version: rebuild[0](version),
+        )
+        pool = Pool(launcher, clock)
+        prover = Prover(store, launcher, pool, bus, clock, context.owner)
+        rebuild.append(prover.rebuild)
+
+        def routes_changed() -> None:
+            served = routes.served
+            pool.serve_only(served)
+            kinds: dict[SlotKind, Toolchain] = dict(filter(None, map(launcher.kind_of, served)))
+            slots.want(kinds)
+
+        async def cause_of_death(instance: Instance) -> FunctionCrashed:
+            return await launcher.cause_of_death(instance.slot)
+
+        routes.on_change = routes_changed
+        door = Door(
+            routes=routes,
+            pool=pool,
+            verifier=verifier,
+            recorder=recorder,
+            upstream=Upstream(context.api_socket),
+            clock=clock,
+            ids=ids,
+            chance=random.random,
+            cause_of_death=cause_of_death,
+            ready=lambda: None if routes.loaded else "the routes are not read yet",
+            max_body=settings.max_body,
+            trusted_proxies=settings.trusted_proxies,
+        )
+        works: dict[str, Coroutine[Any, Any, None]] = {
+            "routes": routes.run(),
+            "scaler": Scaler(pool, clock).run(),
+            "prover": prover.run(),
+            "rows": rows.run(),
+            "recorder": recorder.run(),
+            "reaper": Reaper(driver, context.owner, lambda: slots.handles, clock).run(),
+            "heartbeat": child.heartbeat(store, context.owner),
+        }
+        await routes.load()
+        tasks = [asyncio.create_task(work, name=name) for name, work in works.items()]
+        tasks.append(asyncio.create_task(_until(stopping), name="stopping"))
+        gc.freeze()  # what lives as long as the process is not looked at again
+        await door.serve(socket.socket(fileno=context.fds.pop("listener")))
+        ready({})
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        left = await door.drain(settings.drain_grace)
+        if left:
+            log.warning("%d requests did not end within the grace and are cut", left)
+        await door.close()
+        await pool.close()
+        await slots.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await store.end_owner(context.owner)
+        for task in done:
+            if not task.cancelled() and task.exception() is not None:
+                raise RuntimeError(f"{task.get_name()} failed") from task.exception()
+
+
+async def _until(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+def main() -> None:
+    child.main(_body)
+
+
+if __name__ == "__main__":
+    main()
