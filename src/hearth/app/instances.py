@@ -6,7 +6,7 @@ from hearth.app.admission import Line
 from hearth.app.slot import Slot
 from hearth.core.instance import InstanceState, may_move
 from hearth.core.routing import Deployed
-from hearth.core.scaling import Memory, Policy, Stats, smooth
+from hearth.core.scaling import Memory, Policy, Stats
 from hearth.ports.guest import Guest
 
 
@@ -97,7 +97,3 @@ class Group:
     def idle(self) -> list[Instance]:
         """Those with nothing to do, longest idle first."""
         return sorted((i for i in self.free if not i.in_flight), key=lambda i: i.idle_since)
-
-    def took(self, seconds: float) -> None:
-        """A request was served in so many seconds."""
-        self.service = smooth(self.service, seconds)

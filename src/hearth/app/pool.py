@@ -92,7 +92,8 @@ class Pool:
         instance.in_flight -= 1
         group.in_flight -= 1
         if seconds is not None:
-            group.took(seconds)
+            service = group.service
+            group.service = seconds if service is None else service + scaling.SMOOTHING * (seconds - service)
         if instance.state is InstanceState.READY:
             if instance.in_flight == instance.limit - 1:
                 group.free.append(instance)

@@ -36,6 +36,7 @@ class Deployed:
     prefix: bytes  # /fn/NAMESPACE/NAME
     version_header: bytes  # a whole header line of answers
     timeout_ms: bytes
+    public: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,6 +99,7 @@ def _deployed(function: FunctionRow, row: VersionRow) -> Deployed:
         prefix=f"/fn/{function.namespace}/{function.name}".encode(),
         version_header=b"x-hearth-version: %d\r\n" % row.number,
         timeout_ms=b"%d" % round(row.config.timeout * 1000),
+        public=row.config.auth == "public",
     )
 
 

@@ -7,8 +7,19 @@ from hearth.gateway.heads import Head, trailer_lines
 from hearth.gateway.request import Request
 
 
+def write_whole(connection: Connection, request: Request, head: Head, ours: bytes, body: bytes) -> None:
+    """Write an answer that came in one piece: the common case. `ours`: the headers that Hearth adds, with their CRLFs."""
+    if head.empty or request.method == b"HEAD":
+        Answer(connection, request, head).start(ours, body, True)
+        return
+    connection.write(
+        b"%b%b%bcontent-length: %d\r\n\r\n%b"
+        % (head.start, ours, connection.closing_header(request), len(body), body)
+    )
+
+
 class Answer:
-    """An answer under way.
+    """An answer under way, in pieces.
 
     Args:
         connection: of the client.

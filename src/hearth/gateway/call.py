@@ -27,75 +27,50 @@ from hearth.core.invocation import Outcome
 from hearth.core.permissions import Principal
 from hearth.core.routing import Deployed, Route
 from hearth.gateway import auth
-from hearth.gateway.answer import Answer
+from hearth.gateway.answer import Answer, write_whole
 from hearth.gateway.connection import Connection
 from hearth.gateway.errors import RequestTimeout, for_strangers
-from hearth.gateway.forwarded import request_lines
-from hearth.gateway.request import Request
+from hearth.gateway.forwarded import add_special_lines, told_origin
+from hearth.gateway.request import TRACEPARENT, Request
 from hearth.ports.guest import Call
 
 if TYPE_CHECKING:
     from hearth.gateway.door import Door
 
-_WARM = b"queue;dur=0, cold;dur=0"
+_SUCCEEDED, _FAILED = Outcome.SUCCEEDED, Outcome.FAILED
 
 
 class FunctionCall:
     """A request on its way through a function (`connection.Handler` towards the client, `ports.guest.Exchange` towards
     the instance)."""
 
-    __slots__ = (
-        "_abandoned",
-        "_answer",
-        "_began",
-        "_body",
-        "_body_end",
-        "_call",
-        "_cold",
-        "_connection",
-        "_deadline",
-        "_door",
-        "_ended",
-        "_instance",
-        "_owed",
-        "_path",
-        "_principal",
-        "_queued",
-        "_request",
-        "_sent",
-        "_size",
-        "_stream_end",
-        "_task",
-        "_ticket",
-        "_version",
-        "invocation",
-        "request_id",
-    )
+    # Class attributes are what most calls never change: an object is made for each, so it sets only what it must.
+    _version: Deployed
+    _known = False  # which version it is
+    _principal: Principal | None = None
+    _instance: Instance | None = None
+    _call: Call | None = None
+    _answer: Answer | None = None  # one that comes in pieces
+    _status = 0  # of the answer, once it has begun
+    _ticket: Ticket | None = None
+    _task: asyncio.Task[None] | None = None
+    _ended = False
+    _abandoned = False  # the client has left, the guest has not yet put the request down
+    _owed = 0  # bytes of the answer that the client has not taken yet
+    _queued = _cold = 0.0
+    _size = 0
+    _body: list[bytes] | None = None  # of the request, until there is an instance
+    _body_end = False
+    _deadline = _sent = _stream_end = 0.0
 
     def __init__(
-        self, door: Door, connection: Connection, request: Request, now: float, path: bytes, invocation: bytes
+        self, door: Door, connection: Connection, request: Request, now: float, invocation: bytes
     ) -> None:
         self._door = door
         self._connection = connection
         self._request = request
-        self._path = path
         self._began = now
-        self.invocation = invocation
-        self.request_id = invocation
-        self._version: Deployed | None = None
-        self._principal: Principal | None = None
-        self._instance: Instance | None = None
-        self._call: Call | None = None
-        self._answer: Answer | None = None
-        self._ticket: Ticket | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._ended = False
-        self._abandoned = False  # the client has left, the guest has not yet put the request down
-        self._owed = 0  # bytes of the answer that the client has not taken yet
-        self._queued = self._cold = 0.0
-        self._size = 0
-        self._body: list[bytes] | None = None  # of the request, until there is an instance
-        self._body_end = False
+        self.invocation = self.request_id = invocation
 
     # At the door.
 
@@ -106,7 +81,7 @@ class FunctionCall:
             self.request_id = self._door.request_id(request, self.invocation)
         if route is not None and (not request.special or auth.KEY not in request.special):
             version = self._choose(route)
-            if version is not None and version.config.auth == "public":
+            if version is not None and version.public:
                 return self._enter(version)
         return self._ask(route)
 
@@ -121,7 +96,7 @@ class FunctionCall:
     def _ask(self, route: Route | None) -> None:
         """A credential, a members' function, a version asked for by name, or nothing of that name."""
         special = self._request.special
-        public = route is not None and route.live.versions[0].config.auth == "public"
+        public = route is not None and route.live.versions[0].public
         token = auth.credential(special, public)
         if token is None:
             return self._admit(route, None)
@@ -161,6 +136,7 @@ class FunctionCall:
     def _enter(self, version: Deployed) -> None:
         """Take an instance, or a place in the line for one."""
         self._version = version
+        self._known = True
         request = self._request
         door = self._door
         if (request.length or request.size) > door.max_body:
@@ -203,32 +179,68 @@ class FunctionCall:
     def _send(self, instance: Instance, milliseconds: bytes) -> None:
         """The frame: everything before this decides, everything after this answers."""
         request, connection, version = self._request, self._connection, self._version
-        assert version is not None
         self._instance = instance
         instance.current = self.invocation if instance.in_flight == 1 else None
         self._sent = self._began if self._cold == 0.0 == self._queued else self._door.now()
         connection.expires = self._deadline
-        if request.expects and not request.size:
-            connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        head = b"\n".join(
-            (
+        if request.special:
+            head = self._head(milliseconds)
+            if request.expects and not request.size:
+                connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        else:
+            if connection.origin_host != request.host:
+                connection.origin_host, connection.origin = request.host, told_origin(connection, request)
+            peer, lines = connection.origin
+            prefix = version.prefix
+            head = b"%b\n%b\n%b\n%b\n%b\n%b\n%b\n%b%b\nx-request-id:%b\ntraceparent:%b" % (
                 self.invocation,
                 milliseconds,
                 request.method,
-                self._path,
-                version.prefix,
-                *request_lines(
-                    connection, request, version, self._principal, self.request_id, self.invocation
-                ),
+                request.path,
+                prefix,
+                b"",  # nobody we know
+                peer,
+                lines,
+                prefix,
+                self.request_id,
+                self._door.traceparent(),
             )
-        )
-        body, end = request.take_body(), request.complete
-        if self._body is not None:
-            body, end, self._body = b"".join(self._body) + body, self._body_end or end, None
-        self._size += len(body)
+            if request.lines:
+                head = b"\n".join((head, *request.lines))
+        if request.complete and self._body is None:
+            body, end = request.take_body(), True
+        else:
+            body, end = b"".join((*(self._body or ()), request.take_body())), request.complete
+            self._body, self._size = None, len(body)
         self._call = call = instance.guest.request(head, body, end, self)
         if not end and not call.write(b"", False):
             connection.pause_body()
+
+    def _head(self, milliseconds: bytes) -> bytes:
+        """The request head with a caller, cookies, a trace of its own, or a proxy's word (docs/reference/guest-protocol.md)."""
+        request, version = self._request, self._version
+        peer, forwarded = told_origin(self._connection, request)
+        caller = b"" if self._principal is None else self._principal.label.encode()
+        trace = request.special.get(b"traceparent")
+        if trace is None or TRACEPARENT.fullmatch(trace) is None:
+            trace = self._door.traceparent()
+        lines = [
+            self.invocation,
+            milliseconds,
+            request.method,
+            request.path,
+            version.prefix,
+            caller,
+            peer,
+            forwarded + version.prefix,
+            b"x-request-id:" + self.request_id,
+            b"traceparent:" + trace,
+        ]
+        if caller:
+            lines.append(b"x-hearth-caller:" + caller)
+        add_special_lines(lines, request, version.public)
+        lines += request.lines
+        return b"\n".join(lines)
 
     # connection.Handler
 
@@ -268,11 +280,10 @@ class FunctionCall:
 
     def expire(self, now: float) -> None:
         """A deadline has passed: of the head, of a silent stream, or of a client that does not send its body."""
-        version = self._version
         if self._answer is None and not self._request.complete and now < self._deadline:
             self.fail(RequestTimeout("the body did not come in time"))
         elif self._answer is None:
-            timeout = version.config.timeout if version is not None else 0.0
+            timeout = self._version.config.timeout if self._known else 0.0
             self.fail(
                 FunctionTimeout(
                     f"the function did not answer within {timeout:g} s",
@@ -281,32 +292,34 @@ class FunctionCall:
                 "timeout",
             )
         else:
-            self._note(Outcome.FAILED, self._answer.status, FunctionTimeout.code)
+            self._note(Outcome.FAILED, self._status, FunctionTimeout.code)
             self._drop("timeout")
             self._connection.cut()
 
     # ports.guest.Exchange
 
     def on_response(self, status: int, head: bytes, body: bytes, end: bool) -> None:
-        door, connection, request, version = self._door, self._connection, self._request, self._version
-        assert version is not None
+        door, connection, version = self._door, self._connection, self._version
         now = door.now()
+        self._status = status
         if self._cold == 0.0 == self._queued:
-            timing = b"%b, fn;dur=%.2f" % (_WARM, (now - self._sent) * 1000)
+            timing = b"queue;dur=0, cold;dur=0, fn;dur=%.2f" % ((now - self._sent) * 1000)
         else:
             timing = self._timing(now)
-        translated = door.heads.translate(status, head, version.prefix)
-        answer = Answer(connection, request, translated)
-        answer.start(
-            b"%b%bx-request-id: %b\r\nx-hearth-invocation: %b\r\nserver-timing: %b\r\n"
-            % (version.version_header, door.common, self.request_id, self.invocation, timing),
-            body,
-            end,
+        ours = b"%b%bx-request-id: %b\r\nx-hearth-invocation: %b\r\nserver-timing: %b\r\n" % (
+            version.version_header,
+            door.common,
+            self.request_id,
+            self.invocation,
+            timing,
         )
-        self._answer = answer
+        translated = door.heads.translate(status, head, version.prefix)
         if end:
+            write_whole(connection, self._request, translated, ours, body)
             self._finish(now)
         else:
+            self._answer = Answer(connection, self._request, translated)
+            self._answer.start(ours, body, False)
             self._stream_end = now + limits.STREAM_MAX
             connection.expires = min(self._stream_end, now + limits.STREAM_IDLE)
             self._took(len(body))
@@ -366,18 +379,17 @@ class FunctionCall:
         """Answer with an error; where an answer has begun, cut it off."""
         if self._ended:
             return None
-        door, connection, version = self._door, self._connection, self._version
+        door, connection = self._door, self._connection
         if not auth.is_member(self._principal, self._namespace):
             error = for_strangers(error)
         status = door.status_of(error)
-        if version is not None:
-            self._note(Outcome.FAILED, status, error.code)
+        self._note(Outcome.FAILED, status, error.code)
         self._drop(reason)
         if self._answer is not None:
             return connection.cut()
         extra = b"x-hearth-invocation: %b\r\n" % self.invocation
-        if version is not None:
-            extra += b"%bserver-timing: %b\r\n" % (version.version_header, self._timing(door.now()))
+        if self._known:
+            extra += b"%bserver-timing: %b\r\n" % (self._version.version_header, self._timing(door.now()))
             if isinstance(error, FunctionError):
                 extra += door.common
         door.answer_error(connection, self._request, error, self.request_id, extra)
@@ -386,16 +398,17 @@ class FunctionCall:
     def _finish(self, now: float) -> None:
         """The warm path's last step: give the instance back, note the call, go on with the connection."""
         self._ended = True
-        instance, version, answer = self._instance, self._version, self._answer
-        assert instance is not None and version is not None and answer is not None
+        instance, status = self._instance, self._status
+        assert instance is not None
         seconds = now - self._sent
-        self._door.pool.give_back(instance, now, seconds)
-        self._door.recorder.note(
-            version,
+        door = self._door
+        door.pool.give_back(instance, now, seconds)
+        door.recorder.note(
+            self._version,
             self.invocation,
             self.request_id,
-            Outcome.SUCCEEDED if answer.status < 500 else Outcome.FAILED,
-            answer.status,
+            _SUCCEEDED if status < 500 else _FAILED,
+            status,
             None,
             now,
             self._queued,
@@ -443,12 +456,11 @@ class FunctionCall:
             self._door.pool.give_back(instance, self._door.now())
 
     def _note(self, outcome: Outcome, status: int, error: str) -> None:
-        version = self._version
-        if version is not None:
+        if self._known:
             now = self._door.now()
             seconds = now - self._sent if self._call is not None else 0.0
             self._door.recorder.note(
-                version,
+                self._version,
                 self.invocation,
                 self.request_id,
                 outcome,
@@ -470,7 +482,7 @@ class FunctionCall:
 
     @property
     def _namespace(self) -> str:
-        return self._version.namespace_id if self._version is not None else ""
+        return self._version.namespace_id if self._known else ""
 
     def _hold(self, work: Any, then: Any) -> None:
         """Off the warm path: wait for something, then go on. The call owns the task and takes it along when it ends."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, cast
 
 import httptools
@@ -28,6 +29,7 @@ LINGER = 2.0  # seconds that a refused client may go on sending, so that it read
 _PIECE = 800  # of a chunked body: holds at most 30 heads, each at least 26 bytes
 _WRITE_HIGH = 256 << 10  # bytes in the transport from which on answers stop giving credit
 _HEAD_MAX = limits.URL_MAX + limits.HEADER_BYTES_MAX
+_LAST_MAX = 4 << 10  # bytes of a head that is remembered
 _END = b"\r\n\r\n"
 
 
@@ -84,20 +86,39 @@ class Connection(asyncio.Protocol):
             0  # of the head that is coming, or of a chunked body since its last byte of content
         )
         self._muted = False
+        self._last = b""  # bytes of the last head, and what was parsed of them
+        self._same: Request | None = None
+        self.write: Callable[[bytes], None]
+        self.origin_host: bytes | None = None  # for whom `origin` was made
+        self.origin = (b"", b"")
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(high=_WRITE_HIGH)
+        self.write = self.transport.write
         self.door.opened(self)
 
     def data_received(self, data: bytes) -> None:
         if self.current is not None or self._held or self._queue or self.closing:
             self._hold_or_feed(data)
+        elif data == self._last and not self._head_bytes:
+            self.current = self._same  # who asks the same again is not read again
+            self._advance()
         elif data.find(_END) + 4 == len(data):
+            whole = not self._head_bytes
             self._head_bytes += len(data)  # the common case: exactly the rest of one head
             self._feed(data)
+            request = self.current
+            if (
+                whole
+                and request is not None
+                and request.complete
+                and request.repeatable
+                and len(data) <= _LAST_MAX
+            ):
+                self._last, self._same = data, request
             self._advance()
         else:
             self._feed_pieces(data)
@@ -175,9 +196,6 @@ class Connection(asyncio.Protocol):
             self._receiving = None
 
     # What handlers use.
-
-    def write(self, data: bytes) -> None:
-        self.transport.write(data)
 
     def pause_body(self) -> None:
         """Take no more of the body that is coming."""
@@ -323,8 +341,9 @@ class Connection(asyncio.Protocol):
 
     def _make_request(self) -> Request:
         parser, special = self._parser, self._special
-        version = parser.get_http_version()
-        host = self._host
+        keep_alive, host = parser.should_keep_alive(), self._host
+        # Without a Connection header only HTTP/1.1 keeps alive; the version's text costs more than this question.
+        version = "1.1" if keep_alive and not special else parser.get_http_version()
         if version not in ("1.1", "1.0") or (host is None and version == "1.1"):
             raise Malformed("HTTP/1.1 with exactly one Host header is needed")
         if host is not None and HOST.fullmatch(host) is None:
@@ -350,9 +369,7 @@ class Connection(asyncio.Protocol):
             connection = special.get(b"connection")
             if connection is not None:
                 lines = without_named(lines, connection)
-        request = Request(
-            parser.get_method(), target, host, lines, special, length, http10, parser.should_keep_alive()
-        )
+        request = Request(parser.get_method(), target, host, lines, special, length, http10, keep_alive)
         if special and b"expect" in special:
             if special[b"expect"].lower() != b"100-continue":
                 raise Malformed("an Expect other than 100-continue")

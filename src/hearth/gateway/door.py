@@ -88,6 +88,7 @@ class Door:
         self.abandoned: set[FunctionCall] = set()
         self.connections: set[Connection] = set()
         self._ids = InvocationIds(ids)
+        self.traceparent = self._ids.traceparent
         self._ready = ready
         self._servers: list[asyncio.Server] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -152,21 +153,15 @@ class Door:
 
     def handle(self, connection: Connection, request: Request) -> None:
         """Give a request to who answers it."""
-        target = request.target
-        if target[:4] == b"/fn/" and not self.refusing:
-            parts = target.split(b"/", 4)
-            if len(parts) == 5 and b"?" not in parts[3]:
-                key, path = (parts[2], parts[3]), b"/" + parts[4]
-            else:
-                name, mark, query = target[4:].partition(b"?")
-                namespace, _, function = name.partition(b"/")
-                key, path = (namespace, function), b"/" + mark + query
-            now = self.now()
-            call = FunctionCall(self, connection, request, now, path, self._ids.next(now))
-            connection.handler = call
-            call.begin(self.routes.entries.get(key))
-        else:
-            self._handle_other(connection, request)
+        if self.refusing:
+            return self._handle_other(connection, request)
+        if not request.path:
+            request.key, request.path = split_target(request.target)
+            if not request.path:
+                return self._handle_other(connection, request)
+        now = self.now()
+        connection.handler = call = FunctionCall(self, connection, request, now, self._ids.next(now))
+        return call.begin(self.routes.entries.get(request.key))
 
     def _handle_other(self, connection: Connection, request: Request) -> None:
         path = request.target.partition(b"?")[0]
@@ -301,3 +296,14 @@ class Door:
                 connection.cut()
         for call in [c for c in self.abandoned if c.overdue(now)]:
             self.abandoned.discard(call)
+
+
+def split_target(target: bytes) -> tuple[tuple[bytes, bytes], bytes]:
+    """Read ``/fn/NAMESPACE/FUNCTION[/path][?query]``: (namespace, function) and what the function sees of it; that is
+    empty when the target is no function's."""
+    path, mark, query = target.partition(b"?")
+    parts = path.split(b"/", 4)
+    if len(parts) < 4 or parts[1] != b"fn":
+        return (b"", b""), b""
+    rest = parts[4] if len(parts) == 5 else b""
+    return (parts[2], parts[3]), b"/" + rest + mark + query

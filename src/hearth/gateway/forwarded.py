@@ -5,12 +5,9 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING
 
-from hearth.core.permissions import Principal
-from hearth.core.routing import Deployed
 from hearth.gateway import auth
 from hearth.gateway.heads import OWN_COOKIES, without_own_cookies
-from hearth.gateway.ids import traceparent
-from hearth.gateway.request import HOST, TRACEPARENT, Request
+from hearth.gateway.request import HOST, Request
 
 if TYPE_CHECKING:
     from hearth.gateway.connection import Connection
@@ -70,41 +67,17 @@ def origin(connection: Connection, request: Request) -> tuple[bytes, bytes, byte
     )
 
 
-def request_lines(
-    connection: Connection,
-    request: Request,
-    version: Deployed,
-    principal: Principal | None,
-    request_id: bytes,
-    invocation: bytes,
-) -> list[bytes]:
-    """The rest of a request head for the guest, from the caller on (docs/reference/guest-protocol.md, "Heads")."""
-    special = request.special
+def told_origin(connection: Connection, request: Request) -> tuple[bytes, bytes]:
+    """What a function is told of a request's origin, as lines of a request head: (client and scheme, headers)."""
     client, scheme, host, passed = origin(connection, request)
-    trace = special.get(b"traceparent") if special else None
-    caller = b"" if principal is None else principal.label.encode()
-    lines = [
-        caller,
-        client,
-        scheme,
-        b"host:" + request.host,
-        b"x-forwarded-for:" + passed,
-        b"x-forwarded-proto:" + scheme,
-        b"x-forwarded-host:" + host,
-        b"x-forwarded-prefix:" + version.prefix,
-        b"x-request-id:" + request_id,
-        b"traceparent:"
-        + (trace if trace is not None and TRACEPARENT.fullmatch(trace) else traceparent(invocation)),
-    ]
-    if caller:
-        lines.append(b"x-hearth-caller:" + caller)
-    if special:
-        _special_lines(lines, request, version.config.auth == "public")
-    lines += request.lines
-    return lines
+    return (
+        client + b"\n" + scheme,
+        b"host:%b\nx-forwarded-for:%b\nx-forwarded-proto:%b\nx-forwarded-host:%b\nx-forwarded-prefix:"
+        % (request.host, passed, scheme, host),
+    )
 
 
-def _special_lines(lines: list[bytes], request: Request, public: bool) -> None:
+def add_special_lines(lines: list[bytes], request: Request, public: bool) -> None:
     """Of the special headers, those that a function may see; no credential that Hearth used is among them."""
     special = request.special
     cookie = special.get(b"cookie")

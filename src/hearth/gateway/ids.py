@@ -6,6 +6,8 @@ from hearth.ports.clock import Ids
 
 _DIGITS = b"0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = tuple(bytes((a, b)) for a in _DIGITS for b in _DIGITS)  # the last ten bits, as an id writes them
+_HEX = tuple(b"%03x" % number for number in range(1024))
+_RUN = len(_PAIRS)
 _FRESH = 0.001  # seconds that one prefix is used: ids are sorted by milliseconds
 
 
@@ -13,30 +15,43 @@ class InvocationIds:
     """Makes ``inv_…`` ids in runs: a fresh random id, then its last ten bits counted on (RFC 9562, section 6.2,
     allows a counter in the random bits). A run ends after a millisecond or 1,024 ids."""
 
-    __slots__ = ("_ids", "_next", "_prefix", "_stamp")
+    __slots__ = ("_ids", "_next", "_prefix", "_stamp", "_trace", "_traced")
 
     def __init__(self, ids: Ids) -> None:
         self._ids = ids
         self._prefix = b""
-        self._next = 1024
+        self._next = _RUN
         self._stamp = 0.0
+        self._trace = (b"", b"")
+        self._traced = 0
 
     def next(self, now: float) -> bytes:
         """An id for a request that came `now` (monotonic seconds)."""
         number = self._next
-        if number >= 1024 or now - self._stamp > _FRESH:
-            self._prefix = self._ids.new("invocation").encode()[:-2]
-            self._stamp = now
+        if number >= _RUN or now - self._stamp > _FRESH:
+            self._renew(now)
             number = 0
         self._next = number + 1
         return self._prefix + _PAIRS[number]
 
+    def traceparent(self) -> bytes:
+        """A trace context for a request that brought none (W3C Trace Context, section 3.2), not sampled. Its ids are the
+        run's random bits and a count."""
+        number = self._traced
+        if number >= _RUN:
+            self._renew(self._stamp)
+            number = 0
+        self._traced = number + 1
+        trace, span = self._trace
+        return trace + _HEX[number] + span + _HEX[number] + b"-00"
 
-def traceparent(invocation: bytes) -> bytes:
-    """A trace context for a request that brought none (W3C Trace Context, section 3.2): not sampled, made of the
-    invocation's id, so that both can be found by each other."""
-    value = 0
-    for digit in invocation[4:]:
-        value = value << 5 | _DIGITS.index(digit)
-    trace = value & (1 << 128) - 1
-    return b"00-%032x-%016x-00" % (trace, trace & (1 << 64) - 1 or 1)
+    def _renew(self, now: float) -> None:
+        made = self._ids.new("invocation").encode()
+        self._prefix = made[:-2]
+        self._stamp = now
+        self._next = self._traced = 0
+        value = 0
+        for digit in made[4:]:
+            value = value << 5 | _DIGITS.index(digit)
+        bits = b"%032x" % (value & (1 << 128) - 1)
+        self._trace = (b"00-" + bits[4:] + b"8", b"-" + bits[-13:])

@@ -64,9 +64,11 @@ class Request:
         "host",
         "http10",
         "keep_alive",
+        "key",
         "length",
         "lines",
         "method",
+        "path",
         "size",
         "special",
         "target",
@@ -95,7 +97,14 @@ class Request:
         self.body: list[bytes] = []
         self.size = 0  # bytes of the body that have come
         self.complete = False
+        self.key = (b"", b"")  # namespace and function; set by the door
+        self.path = b""  # what the function sees
         self.delivered = False  # a handler has been told that the body is complete
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether an equal head can be answered with this very object: no body, no credential, nothing to end."""
+        return not self.special and self.keep_alive and not self.http10
 
     def take_body(self) -> bytes:
         """What has come of the body, for who takes the request over."""
