@@ -1,0 +1,58 @@
+"""Builds Go functions for tests by the real plan. The compiled standard library is kept between runs of the tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from hearth.build.discover import go_version
+from hearth.core.function import FunctionConfig
+from hearth.core.launch import Toolchain
+from hearth.runtimes.go import GoRuntime, seed_name
+
+SHIM = Path(__file__).parents[2] / "src/hearth/runtimes/shims/go"
+LAUNCHER = ["/usr/bin/python3", "-I", "-S", "-B", str(SHIM / "launcher.py")]
+_ROOTS = (Path("/usr/local/go"), Path("/usr/lib/go"))
+
+
+def find_toolchain() -> Toolchain | None:
+    """The machine's Go, or None."""
+    for root in _ROOTS:
+        if version := go_version(root):
+            return Toolchain("go", version, str(root / "bin/go"))
+    return None
+
+
+def seed(toolchain: Toolchain) -> Path:
+    """The compiled standard library: half a minute once, then from the user's cache folder."""
+    folder = Path.home() / ".cache" / "hearth-tests" / seed_name(toolchain)
+    if not folder.is_dir():
+        work = folder.with_name(f"{folder.name}.{os.getpid()}")
+        done = run_script(GoRuntime().seed_plan(toolchain), work, work / "out")
+        assert done.returncode == 0, done.stderr
+        if not folder.is_dir():
+            (work / "out").rename(folder)
+        shutil.rmtree(work)
+    return folder
+
+
+def run_script(plan: Any, folder: Path, out: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a plan's script as the build sandbox does, in `folder`."""
+    for path in (out, folder / "../cache", folder / "../home"):
+        path.mkdir(parents=True, exist_ok=True)
+    whole = {"PATH": "/usr/bin:/bin", "HOME": str((folder / "../home").resolve()), **dict(plan.env)}
+    whole |= {"OUT": str(out), "CACHE": str((folder / "../cache").resolve()), **env}
+    return subprocess.run(
+        ["/bin/sh", "-c", plan.script], cwd=folder, env=whole, capture_output=True, text=True, check=False
+    )
+
+
+def build(folder: Path, toolchain: Toolchain, env: dict[str, str] | None = None, **more: Any) -> Any:
+    """Build the source in ``folder/source`` into ``folder/out``."""
+    runtime = GoRuntime(str(SHIM), str(seed(toolchain)))
+    settings = FunctionConfig(name="hello", runtime="go", **more)
+    plan = runtime.plan_build(folder / "source", settings, toolchain)
+    return run_script(plan, folder / "source", folder / "out", **(env or {}))
