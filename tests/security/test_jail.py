@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.contract.driver_cases import Rig, bubblewrap_rig, read_some, read_until, soon
 
 from hearth.core.launch import Disk, Limits
 from hearth.drivers.bubblewrap import argv, cgroups
+from tests.contract.driver_cases import Rig, bubblewrap_rig, read_some, read_until, soon
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20
@@ -384,7 +384,7 @@ async def test_a_user_namespace_can_be_made_without_disable_userns(
         pytest.skip("x86-64 numbers")
     shared = rig.inner._machine
     object.__setattr__(shared.filters, "programs", ())
-    monkeypatch.setattr("hearth.drivers.bubblewrap.spawn._check_confined", lambda pid, uid: None)
+    monkeypatch.setattr("hearth.drivers.bubblewrap.program.check_confined", lambda pid, uid: None)
     attack = "print(json.dumps(call(272, 0x10000000)))"
     assert await told(rig, attack) in ("ENOSPC", "EUSERS")
     without(monkeypatch, "--disable-userns")
@@ -394,7 +394,7 @@ async def test_a_user_namespace_can_be_made_without_disable_userns(
 async def test_forbidden_calls_succeed_without_filters(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     shared = rig.inner._machine
     object.__setattr__(shared.filters, "programs", ())
-    monkeypatch.setattr("hearth.drivers.bubblewrap.spawn._check_confined", lambda pid, uid: None)
+    monkeypatch.setattr("hearth.drivers.bubblewrap.program.check_confined", lambda pid, uid: None)
     seen = await told(
         rig,
         "import socket as S\nprint(json.dumps([attempt(lambda: S.socket(16, S.SOCK_RAW, 12).close()), attempt(lambda: os.chmod('/tmp', 0o4777)) != 'x']))",

@@ -13,7 +13,7 @@ import pytest
 
 from hearth.core.errors import SandboxFailed
 from hearth.core.launch import Disk, Handle
-from hearth.drivers.bubblewrap import argv, seccomp, spawn
+from hearth.drivers.bubblewrap import argv, program, seccomp
 from hearth.drivers.bubblewrap import sandbox as sandbox_module
 from tests.contract.driver_cases import Rig, bubblewrap_rig, read_until, soon
 
@@ -137,7 +137,7 @@ def drop_options(monkeypatch: pytest.MonkeyPatch, *dropped: str) -> None:
 
 async def no_program(spawned: Any, child: Any, uid: int) -> None:
     """Waits for the program as `spawn.program_of` does, where it is bubblewrap's first process itself."""
-    while not spawn._has_started(child.pid, spawned.process.pid):
+    while not program.has_started(child.pid, spawned.process.pid):
         await asyncio.sleep(0.001)
 
 
@@ -157,7 +157,7 @@ async def no_program(spawned: Any, child: Any, uid: int) -> None:
 async def test_leaving_an_option_out_shows(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, dropped: tuple[str, ...], shows: set[str]
 ) -> None:
-    monkeypatch.setattr(spawn, "_check_confined", lambda pid, uid: None)
+    monkeypatch.setattr(program, "check_confined", lambda pid, uid: None)
     drop_options(monkeypatch, *dropped)
     if "--unshare-pid" in dropped:  # then there is no pid 1 whose child the program would be
         monkeypatch.setattr(sandbox_module, "program_of", no_program)
@@ -180,7 +180,7 @@ async def test_root_that_is_not_dropped_shows(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, capabilities: str
 ) -> None:
     """And --cap-drop, which an ordinary uid makes needless, is what holds if that should ever be forgotten."""
-    monkeypatch.setattr(spawn, "_check_confined", lambda pid, uid: None)
+    monkeypatch.setattr(program, "check_confined", lambda pid, uid: None)
     run_as_root(monkeypatch)
     drop_options(monkeypatch, "--disable-userns", *(("--cap-drop",) if capabilities == "kept" else ()))
     handle = await rig.start(BUILD, guest=False)

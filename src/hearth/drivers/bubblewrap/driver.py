@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 from collections.abc import Coroutine, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hearth.core.errors import InvalidInput, LimitUnenforceable, NoCapacity, SandboxFailed, StartupFailed
+from hearth.core.errors import InvalidInput, LimitUnenforceable, NoCapacity, SandboxFailed
 from hearth.core.launch import Attachment, Exit, Handle, Probe, SandboxSpec, Usage
-from hearth.drivers.bubblewrap import cgroups, machine, mounts, seccomp, slots
-from hearth.drivers.bubblewrap.disk import Disks
-from hearth.drivers.bubblewrap.leftovers import remove_leftovers
-from hearth.drivers.bubblewrap.machine import Machine
+from hearth.drivers.bubblewrap.machine import Machine, open_machine
 from hearth.drivers.bubblewrap.probe import probe
 from hearth.drivers.bubblewrap.sandbox import Sandbox
-from hearth.drivers.bubblewrap.sources import Sources, check_spec
-from hearth.drivers.bubblewrap.uids import take_block
+from hearth.drivers.bubblewrap.sources import check_spec
 from hearth.ports.egress import Networks
 
 _T = TypeVar("_T")
@@ -78,40 +73,8 @@ class BubblewrapDriver:
 
         Raises StartupFailed when this machine can't do it.
         """
-        tools = machine.find_tools()
-        try:
-            mounts.become_subreaper()
-            groups = cgroups.detect(self._instance)
-            await remove_leftovers(groups)
-            groups.open()
-            slots.open_root(self._run / "slots")
-            filters = seccomp.build()
-        except (OSError, ImportError, RuntimeError) as error:
-            raise StartupFailed(
-                f"sandboxes can't be made here: {error}",
-                hint="bubblewrap needs root, cgroups and libseccomp2; `hearth doctor` tells more",
-            ) from error
-        uids = take_block(self._instance)
-        try:
-            disks = Disks(self._data / "disks", uids)
-            disks.leftovers()
-            disks.open()
-            sources = Sources(self._folders, self._prefixes)
-        except OSError as error:
-            uids.close()
-            raise StartupFailed(f"a folder can't be used: {error}") from error
-        links, system = machine.host_layout()
-        self._machine = Machine(
-            slots=self._run / "slots",
-            groups=groups,
-            uids=uids,
-            disks=disks,
-            sources=sources,
-            filters=filters,
-            networks=self._networks,
-            tools=tools,
-            links=links,
-            system=system,
+        self._machine = await open_machine(
+            self._instance, self._run, self._data, self._folders, self._prefixes, self._networks
         )
 
     async def close(self) -> None:
@@ -122,12 +85,7 @@ class BubblewrapDriver:
         await asyncio.gather(*(self.stop(handle, 0) for handle in handles), return_exceptions=True)
         if self._tasks:
             await asyncio.wait(self._tasks)
-        self._machine.groups.close()
-        slots.close_root(self._machine.slots)
-        with contextlib.suppress(OSError):
-            self._machine.slots.rmdir()
-        self._machine.sources.close()
-        self._machine.uids.close()
+        self._machine.undo.close()
         self._machine = None
 
     def _ready(self) -> Machine:

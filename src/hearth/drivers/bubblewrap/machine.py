@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from hearth.core.errors import StartupFailed
+from hearth.core.errors import SandboxFailed, StartupFailed
+from hearth.drivers.bubblewrap import cgroups, mounts, seccomp
 from hearth.drivers.bubblewrap.cgroups import Groups
 from hearth.drivers.bubblewrap.disk import Disks
+from hearth.drivers.bubblewrap.leftovers import remove_leftovers
+from hearth.drivers.bubblewrap.rundir import prepare_run_directory, remove_run_directory
 from hearth.drivers.bubblewrap.seccomp import Filters
 from hearth.drivers.bubblewrap.sources import Sources
-from hearth.drivers.bubblewrap.uids import UidBlock
+from hearth.drivers.bubblewrap.uids import UidBlock, take_block
 from hearth.ports.egress import Networks
 
 _SEARCH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
@@ -29,6 +34,7 @@ _ETC = (
 class Machine:
     """Args:
     slots: the tmpfs with the slots' directories.
+    undo: gives everything back.
     tools: paths of sh, setpriv and bwrap.
     links, system: see `argv.Layout`.
     networks: None: only ``network: none``.
@@ -44,6 +50,58 @@ class Machine:
     tools: dict[str, str]
     links: tuple[tuple[str, str], ...]
     system: tuple[str, ...]
+    undo: ExitStack
+
+
+async def open_machine(
+    instance: str,
+    run: Path,
+    data: Path,
+    folders: Mapping[str, Path],
+    prefixes: tuple[str, ...],
+    networks: Networks | None,
+) -> Machine:
+    """Remove what an earlier keeper of this instance left, then take uids, groups and the slots' tmpfs.
+
+    Raises StartupFailed when this machine can't do it; then nothing is left.
+    """
+    tools = find_tools()
+    with ExitStack() as undo:
+        try:
+            mounts.become_subreaper()
+            groups = cgroups.detect(instance)
+            await remove_leftovers(groups)
+            undo.callback(groups.close)
+            groups.open()
+            filters = seccomp.build()
+            undo.callback(remove_run_directory, run)
+            shims = prepare_run_directory(run, folders.get("shim"))
+            uids = take_block(instance)
+            undo.callback(uids.close)
+            disks = Disks(data / "disks", uids)
+            disks.leftovers()
+            disks.open()
+            sources = Sources(folders if shims is None else {**folders, "shim": shims}, prefixes)
+            undo.callback(sources.close)
+        except (OSError, ImportError, RuntimeError, SandboxFailed) as error:
+            raise StartupFailed(
+                f"sandboxes can't be made here: {error}",
+                hint="bubblewrap needs root, control groups and libseccomp2; `hearth doctor` tells more",
+            ) from error
+        links, system = host_layout()
+        return Machine(
+            slots=run / "slots",
+            groups=groups,
+            uids=uids,
+            disks=disks,
+            sources=sources,
+            filters=filters,
+            networks=networks,
+            tools=tools,
+            links=links,
+            system=system,
+            undo=undo.pop_all(),
+        )
 
 
 def find_tools() -> dict[str, str]:

@@ -1,8 +1,8 @@
 """System calls about mounts that Python lacks, by ctypes.
 
 The numbers of open_tree and everything after it are the same on all Linux architectures but alpha
-(include/uapi/asm-generic/unistd.h); mount, umount2, unshare and prctl go through libc. Flags: include/uapi/linux/mount.h,
-openat2.h. Every function raises OSError with the kernel's errno.
+(include/uapi/asm-generic/unistd.h). Flags: include/uapi/linux/mount.h,
+openat2.h. What is older stands in `hearth.linux`. Every function raises OSError with the kernel's errno.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
+
+from hearth.linux import mounts as linux
+from hearth.linux.libc import PR_SET_CHILD_SUBREAPER, check, libc, prctl
+from hearth.linux.mounts import MS_BIND, MS_PRIVATE, MS_REC
 
 _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _FSPICK = 428, 429, 430, 431, 432, 433
 _OPENAT2, _MOUNT_SETATTR = 437, 442
@@ -23,24 +26,9 @@ _MOVE_MOUNT_F_EMPTY_PATH = 4
 _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE, _FSCONFIG_CMD_RECONFIGURE = 1, 6, 7
 _FSPICK_EMPTY_PATH = 8
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS = 0x02, 0x04
-_MS_BIND, _MS_REC, _MS_PRIVATE, _MS_SHARED = 4096, 16384, 1 << 18, 1 << 20
-_MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
-_CLONE_NEWNS = 0x00020000
-_PR_SET_CHILD_SUBREAPER = 36
+_MS_SHARED = 1 << 20
 
 RDONLY, NOSUID, NODEV, NOEXEC = 1, 2, 4, 8
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
-
-
-def _check(result: int, what: str) -> int:
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), what)
-    return result
 
 
 def _syscall(what: str, number: int, *arguments: int | bytes | ctypes.c_void_p | None) -> int:
@@ -49,22 +37,9 @@ def _syscall(what: str, number: int, *arguments: int | bytes | ctypes.c_void_p |
         ctypes.c_long(value) if isinstance(value, int) else value if value is not None else ctypes.c_void_p(0)
         for value in arguments
     ]
-    function = _libc().syscall
+    function = libc().syscall
     function.restype = ctypes.c_long
-    return _check(int(function(ctypes.c_long(number), *passed)), what)
-
-
-def _mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
-    _check(
-        _libc().mount(
-            source.encode(),
-            target.encode(),
-            kind.encode() if kind else None,
-            ctypes.c_ulong(flags),
-            data.encode() if data else None,
-        ),
-        f"mount {target}",
-    )
+    return check(int(function(ctypes.c_long(number), *passed)), what)
 
 
 def clone_mount(fd: int) -> int:
@@ -74,7 +49,7 @@ def clone_mount(fd: int) -> int:
 
 def set_attributes(mount_fd: int, attributes: int) -> None:
     """Add attributes (RDONLY, NOSUID, …) to a detached mount and make it private."""
-    values = (ctypes.c_uint64 * 4)(attributes, 0, _MS_PRIVATE, 0)
+    values = (ctypes.c_uint64 * 4)(attributes, 0, MS_PRIVATE, 0)
     _syscall(
         "mount_setattr",
         _MOUNT_SETATTR,
@@ -135,39 +110,33 @@ def reconfigure(mount_fd: int, options: Mapping[str, str]) -> None:
         os.close(context)
 
 
-def mount_tmpfs(target: Path, options: str) -> None:
+def mount_tmpfs(target: Path, *, size: str, mode: str) -> None:
     """Mount a private tmpfs (nosuid, nodev) that others can't see into."""
-    _mount("hearth", str(target), "tmpfs", NOSUID | NODEV, options)
+    linux.tmpfs(target, size=size, mode=mode)
     make_private(target)
 
 
 def bind_to_itself(path: Path) -> None:
     """Make a folder a mount of its own."""
-    _mount(str(path), str(path), None, _MS_BIND)
+    linux.mount(str(path), path, None, MS_BIND)
 
 
 def make_private(path: Path, *, recursive: bool = False) -> None:
-    _mount("none", str(path), None, _MS_PRIVATE | (_MS_REC if recursive else 0))
+    linux.mount("none", path, None, MS_PRIVATE | (MS_REC if recursive else 0))
 
 
 def make_shared(path: Path) -> None:
-    _mount("none", str(path), None, _MS_SHARED)
+    linux.mount("none", path, None, _MS_SHARED)
 
 
 def unmount(path: Path) -> None:
     """Take a mount and all below it away; who still uses it keeps it (MNT_DETACH)."""
-    _check(_libc().umount2(os.fsencode(path), _MNT_DETACH | _UMOUNT_NOFOLLOW), f"umount {path}")
-
-
-def own_mount_namespace() -> None:
-    """Give this thread's process a mount namespace of its own, with nothing propagated either way."""
-    _check(_libc().unshare(_CLONE_NEWNS), "unshare")
-    make_private(Path("/"), recursive=True)
+    linux.unmount(path)
 
 
 def become_subreaper() -> None:
     """Orphans below this process become its children, so that it can wait for them (prctl(2))."""
-    _check(_libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 def open_folder(path: Path) -> int:

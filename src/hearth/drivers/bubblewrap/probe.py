@@ -73,6 +73,16 @@ async def probe(driver: _Driver, machine: Machine) -> Probe:
     return Probe("bubblewrap", True, frozenset(found.enforces), tuple(found.missing), tuple(facts))
 
 
+def _network(machine: Machine, found: _Findings) -> None:
+    if machine.networks is None:
+        found.missing.append(("network", "no network of sandboxes is set up: only network: none"))
+        return
+    missing = machine.networks.missing()
+    found.missing.extend(missing)
+    if not missing:
+        found.enforces.add("network")
+
+
 async def _identity(driver: _Driver, found: _Findings) -> None:
     result = await _run(
         driver, 'while read -r line; do echo "$line"; done < /proc/self/status; echo; id -u', Limits()
@@ -92,7 +102,7 @@ async def _memory(driver: _Driver, found: _Findings) -> None:
 
 
 async def _pids(driver: _Driver, found: _Findings) -> None:
-    script = "i=0; while [ $i -lt 12 ]; do sleep 0.5 & i=$((i+1)); done; wait; exit 77"
+    script = "i=0; while [ $i -lt 12 ]; do sleep 0.1 & i=$((i+1)); done; wait; exit 77"
     result = await _run(driver, script, Limits(pids=4))
     found.add("pids", result.exit.code != 77, "more processes could be started than were allowed")
 
@@ -103,7 +113,7 @@ async def _tmp(driver: _Driver, found: _Findings) -> None:
 
 
 async def _cpu(driver: _Driver, found: _Findings) -> None:
-    script = "i=0; while [ $i -lt 400000 ]; do i=$((i+1)); done"
+    script = "i=0; while [ $i -lt 60000 ]; do i=$((i+1)); done"
     result = await _run(driver, script, Limits(cpu=0.2))
     share = result.usage.cpu_seconds / max(result.seconds, 0.001)
     found.add("cpu", share < 0.6, "a sandbox had more of the processors than it was allowed")

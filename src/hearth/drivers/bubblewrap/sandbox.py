@@ -53,6 +53,7 @@ class Sandbox:
         self._net: NetHandle | None = None
         self._watching: asyncio.Task[None] | None = None
         self._attached = False
+        self._removing = asyncio.Lock()
         self._kill_at = float("inf")
         self._kill_changed = asyncio.Event()
         self.exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
@@ -136,7 +137,7 @@ class Sandbox:
         oom = self.usage().oom_kills > 0
         if code is None:
             reason = "killed for memory" if oom else "killed"
-            return Exit(None, signal.SIGKILL, oom, reason)
+            return Exit(None, int(signal.SIGKILL), oom, reason)
         if (
             128 < code <= 128 + 64
         ):  # as shells say it; bubblewrap can't tell it from the program's own exit code
@@ -224,6 +225,10 @@ class Sandbox:
 
     async def remove(self) -> None:
         """Kill what is left and remove everything. May be called again after an error, and at any point of a start."""
+        async with self._removing:  # a start that failed and a stop may both want it
+            await self._remove()
+
+    async def _remove(self) -> None:
         if self._group is not None:
             await self._kill(self._group)
         await self._settle()
@@ -260,7 +265,7 @@ class Sandbox:
         if self._watching is not None:
             await self._watching
         if not self.exit.done():
-            self.exit.set_result(Exit(None, signal.SIGKILL, False, "it was never started"))
+            self.exit.set_result(Exit(None, int(signal.SIGKILL), False, "it was never started"))
 
     def _close_descriptors(self) -> None:
         if self._guest is not None:

@@ -173,7 +173,7 @@ def open_root(root: Path) -> None:
     """Mount the slots' tmpfs. What an earlier keeper mounted at or below it is taken away first."""
     close_root(root)
     root.mkdir(parents=True, exist_ok=True)
-    mounts.mount_tmpfs(root, "size=4m,mode=711")
+    mounts.mount_tmpfs(root, size="4m", mode="711")
 
 
 def close_root(root: Path) -> None:

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from hearth.core.errors import SandboxFailed
-from hearth.drivers.bubblewrap import argv
+from hearth.drivers.bubblewrap import argv, program
+from hearth.drivers.bubblewrap.status import Status
 from hearth.drivers.bubblewrap.watch import Watched, tail
 
-_STATUS_MAX = 4096  # bytes of status lines that are believed
 _LOOK = 0.001  # seconds between looks at a program that is about to start: no event tells of an exec
 
 
@@ -34,63 +32,6 @@ def memfd(name: str, content: bytes) -> int:
         os.close(fd)
         raise
     return fd
-
-
-class Status:
-    """bubblewrap's --json-status-fd: one JSON object a line, in pieces as the pipe gives them.
-
-    `child` is set with the host's pid of the sandbox's pid 1, `code` with the exit code when it ended by itself; `closed` when
-    nobody holds the writing end any more.
-    """
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._loop = asyncio.get_running_loop()
-        self._data = b""
-        self.child: int | None = None
-        self.code: int | None = None
-        self.changed = asyncio.Event()
-        self.closed = False
-        os.set_blocking(fd, False)
-        self._loop.add_reader(fd, self.read)
-
-    def read(self) -> None:
-        """Take what is there now."""
-        if self._fd < 0:
-            return
-        try:
-            while chunk := os.read(self._fd, 4096):
-                self._data += chunk
-                if len(self._data) > _STATUS_MAX:
-                    break
-            self.closed = True
-            self._loop.remove_reader(self._fd)
-        except BlockingIOError:
-            pass
-        *lines, self._data = self._data.split(b"\n")
-        for line in lines:
-            self._line(line)
-        self.changed.set()
-
-    def _line(self, line: bytes) -> None:
-        try:
-            values = json.loads(line)
-        except ValueError:
-            return
-        if isinstance(values, dict):
-            child, code = values.get("child-pid"), values.get("exit-code")
-            if isinstance(child, int) and self.child is None:
-                self.child = child
-            if isinstance(code, int) and self.code is None:
-                self.code = code
-
-    def close(self) -> None:
-        """Idempotent."""
-        if self._fd >= 0:
-            self._loop.remove_reader(self._fd)
-            os.close(self._fd)
-            self._fd = -1
-            self.closed = True
 
 
 @dataclass(slots=True)
@@ -216,60 +157,22 @@ async def program_of(spawned: Spawned, child: Watched, uid: int) -> Watched | No
         spawned.status.read()
         if spawned.status.code is not None:
             return None
-        pid = _first_child(child.pid)
-        if pid is not None and _has_started(pid, spawned.process.pid):
+        pid = program.first_child(child.pid)
+        if pid is not None and program.has_started(pid, spawned.process.pid):
             with contextlib.suppress(ProcessLookupError, FileNotFoundError):
-                program = Watched(pid)
+                watched = Watched(pid)
                 try:
-                    _check_confined(pid, uid)
+                    program.check_confined(pid, uid)
                 except BaseException:
-                    program.close()
+                    watched.close()
                     raise
-                return program
+                return watched
         await asyncio.sleep(_LOOK)
     await spawned.outer.ended.wait()
     spawned.status.read()
     if spawned.status.code is None:
         raise await _gave_up(spawned)
     return None
-
-
-def _first_child(pid: int) -> int | None:
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return None
-    return int(children[0]) if children else None
-
-
-def _has_started(pid: int, bubblewrap: int) -> bool:
-    """Whether it has become another program than bubblewrap, which is the last thing that bubblewrap does."""
-    try:
-        return not Path(f"/proc/{pid}/exe").samefile(f"/proc/{bubblewrap}/exe")
-    except OSError:
-        return False
-
-
-def _check_confined(pid: int, uid: int) -> None:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
-    if status.get("State", "").startswith("Z"):
-        return
-    wrong = [
-        name
-        for name, wanted in (
-            ("Uid", "\t".join([str(uid)] * 4)),
-            ("Gid", "\t".join([str(uid)] * 4)),
-            ("NoNewPrivs", "1"),
-            ("Seccomp", "2"),
-            *((f"Cap{kind}", "0" * 16) for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb")),
-        )
-        if status.get(name, "").strip() != wanted
-    ]
-    if wrong:
-        raise SandboxFailed(
-            f"the program is less confined than it must be ({', '.join(wrong)}); it was not run on"
-        )
 
 
 async def _gave_up(spawned: Spawned) -> SandboxFailed:
