@@ -40,6 +40,7 @@ class Running:
     verifier: CredentialVerifier
     app: FastAPI
     ids: ClockIds
+    bus: BusServer
 
     async def register(self, email: str = "jo@example.com", **more: object) -> dict[str, str]:
         """Register; returns the headers that an authorised request has."""
@@ -89,7 +90,7 @@ async def running(
     try:
         transport = httpx.AsyncHTTPTransport(uds=str(socket))
         async with httpx.AsyncClient(transport=transport, base_url="http://hearth", timeout=30) as client:
-            yield Running(client, clock, store, verifier, app, ids)
+            yield Running(client, clock, store, verifier, app, ids, bus)
     finally:
         server.should_exit = True
         await serving
