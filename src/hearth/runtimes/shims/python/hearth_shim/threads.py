@@ -30,6 +30,7 @@ class Threads:
         self.count = 1  # threads; at most `most` + 1, so that one can always lead
         self.idle = []  # locks that threads wait on to become the leader
         self.inline = None  # the leader's stream while it runs a handler itself
+        self.stays = False  # the leader waits for its own stream and reads: nobody may take the lead
         self.wary = 0
         self.dozing = allocate_lock()
         self.dozes = False
@@ -57,8 +58,6 @@ class Threads:
         connection = self.connection
         with self.gate:
             self.running -= 1
-            if self.leaderless:
-                return True, None
             if connection.ready and self.running < self.most:
                 self.running += 1
                 return False, connection.ready.popleft()
@@ -88,8 +87,7 @@ class Threads:
                     self.running += 1
                     if self.wary:
                         self.wary -= 1
-                        self.promote()
-                    else:
+                    if not self.wary or not self.promote():
                         self.inline = stream
                         if self.dozes:
                             self.dozes = False
@@ -112,28 +110,42 @@ class Threads:
         connection.flush()
 
     def promote(self):
-        """Make another thread the leader. Called with the gate held by who led."""
+        """Make another thread the leader; called with the gate held by who led. False when none can be started."""
         if self.idle:
             self.idle.pop().release()
-        else:  # of most + 1 threads at most `most` run a handler, so this can't start more than that
-            self.count += 1
-            threading.Thread(target=self.work, args=(True,), name=f"hearth-{self.count}", daemon=True).start()
+            return True
+        # Of most + 1 threads at most `most` run a handler, so this never starts more than that.
+        thread = threading.Thread(target=self.work, args=(True,), name=f"hearth-{self.count}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the sandbox's limit of processes and threads: the leader stays
+            return False
+        self.count += 1
+        return True
 
     def wait(self, stream, enough):
-        """Wait until `enough()`; the leader gives the lead away first."""
+        """Wait until `enough()`; the leader gives the lead away first, or reads on itself where it can't."""
         self.connection.flush()
         with self.gate:
-            if self.inline is stream:
+            leads = self.inline is stream
+            if leads and self.promote():
                 self.inline = None
-                self.promote()
+                leads = False
+            if leads:
+                self.stays = True
+        while leads and not enough():
+            self.connection.flush()
+            self.connection.read()
         while not enough():
             lock = allocate_lock()
             lock.acquire()
             stream.waiter = lock.release
             if enough():
                 stream.waiter = None
-                return
+                break
             lock.acquire()
+        if leads:
+            self.stays = False
 
     def watch(self):
         """Takes the lead from a thread that a handler keeps."""
@@ -150,10 +162,9 @@ class Threads:
                         self.dozing.acquire()
                 else:
                     quiet = 0
-                    if stream is seen:
+                    if stream is seen and not self.stays and self.promote():
                         self.inline = None
                         self.wary = _WARY
-                        self.promote()
                 seen = stream
                 dozes = self.dozes
             if dozes:
