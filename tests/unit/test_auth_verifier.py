@@ -237,6 +237,13 @@ async def test_with_the_store_away_what_is_known_still_works(door: Door) -> None
         await door.verifier.resolve(new)
 
 
+async def test_closing_right_after_a_hint_ends_it(door: Door) -> None:
+    """Python 3.11's wait_for loses a cancellation that comes in the same turn as what it waited for."""
+    door.bus.hint()
+    async with asyncio.timeout(10):
+        await door.verifier.close()
+
+
 async def test_when_keys_were_used_is_noted(door: Door) -> None:
     key, token = await door.key()
     await door.verifier.resolve(token)

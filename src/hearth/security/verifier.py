@@ -127,7 +127,8 @@ class CredentialVerifier:
             self._read < hinted and self._task is not None
         ):  # something was revoked, and what is not read yet
             try:
-                await asyncio.wait_for(self._turn.wait(), self._tick)
+                async with asyncio.timeout(self._tick):
+                    await self._turn.wait()
             except TimeoutError:
                 break
         known = self.cached(token)
@@ -223,7 +224,8 @@ class CredentialVerifier:
         touched = self._clock.monotonic()
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._tick)
+                async with asyncio.timeout(self._tick):  # wait_for would swallow a cancel that comes with the hint
+                    await self._wake.wait()
             self._wake.clear()
             hinted = self._hinted
             try:
