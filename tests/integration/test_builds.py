@@ -176,6 +176,9 @@ async def test_retention_waits_for_two_rounds(plat: Platform, jo: dict[str, str]
     await plat.deploy(jo, archive("other"), "other")
     with plat.workers() as task:
         row = await plat.settled(await function_of(plat), 1, "built")
+        other = await plat.api.store.find_function("jo-fn", "other")
+        assert other is not None
+        await plat.settled(other.id, 1, "built")
     await task
     retention = Retention(plat.api.store, plat.blobs, plat.api.clock)
     for kind in ("source", "artifact"):

@@ -13,7 +13,8 @@ TAIL = 4096
 _DISK_FULL = re.compile(r"No space left on device|ENOSPC|Disk quota exceeded", re.IGNORECASE)
 _PYTHON = re.compile(r'File "([^"\n]+)", line (\d+)')
 _NODE = re.compile(r"(?:^|[\s(])(?:file://)?(/[^\s:()]+\.[cm]?[jt]sx?):(\d+)", re.MULTILINE)
-_GO = re.compile(r"^(?:vet: )?(?:\./)?([\w./-]+\.go):(\d+)(?::\d+)?:? ", re.MULTILINE)
+_MARKED = re.compile(r"^([^\s:]+):(\d+)(?::\d+)?: error: ", re.MULTILINE)
+_GO = re.compile(r"^(?:vet: )?([\w./-]+\.go):(\d+)(?::\d+)?:? ", re.MULTILINE)
 _CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
@@ -83,7 +84,7 @@ def find_place(text: str, work: str) -> tuple[str, int] | None:
         text: the end of a log.
         work: the folder that the source was built in.
     """
-    for pattern, last in ((_PYTHON, True), (_NODE, False), (_GO, False)):
+    for pattern, last in ((_MARKED, False), (_PYTHON, True), (_NODE, False), (_GO, False)):
         found = [(_inside(match[1], work), int(match[2])) for match in pattern.finditer(text)]
         places = [(file, line) for file, line in found if file is not None and line < 10_000_000]
         if places:

@@ -103,12 +103,13 @@ def read_registries(
             env[name] = env[name.lower()] = value
             urls += [value if "//" in value else f"http://{value}"] if name != "NO_PROXY" else []
     bundle = _certificates(environ, pip, npm, env, bundles)
+    endpoints = {point for url in urls if (point := _endpoint(url))}
     secrets = {secret for url in urls for secret in _secrets(url)}
     secrets |= {value for key, value in kept.items() if key.startswith("//")}
     return Registries(
         env=tuple(sorted(env.items())),
         npmrc="".join(f"{key}={value}\n" for key, value in kept.items()),
-        endpoints=tuple(sorted({point for url in urls if (point := _endpoint(url))})),
+        endpoints=tuple(sorted(endpoints)),
         folders=folders,
         bundle=bundle,
         secrets=tuple(sorted((secret for secret in secrets if len(secret) >= 6), key=len, reverse=True)),
