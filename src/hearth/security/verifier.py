@@ -223,8 +223,8 @@ class CredentialVerifier:
     async def _follow(self) -> None:
         touched = self._clock.monotonic()
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._tick):  # wait_for would swallow a cancel that comes with the hint
+            with contextlib.suppress(TimeoutError):  # not wait_for: it swallows a cancel that comes with the hint
+                async with asyncio.timeout(self._tick):
                     await self._wake.wait()
             self._wake.clear()
             hinted = self._hinted
