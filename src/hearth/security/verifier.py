@@ -223,7 +223,8 @@ class CredentialVerifier:
     async def _follow(self) -> None:
         touched = self._clock.monotonic()
         while True:
-            with contextlib.suppress(TimeoutError):  # not wait_for: it swallows a cancel that comes with the hint
+            # Not wait_for: it swallows a cancel that comes with the hint (Python 3.11).
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._tick):
                     await self._wake.wait()
             self._wake.clear()
