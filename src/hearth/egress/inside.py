@@ -18,7 +18,6 @@ from hearth.linux.libc import check, libc
 
 NAME = "eth0"
 _CLONE_NEWNET = 0x40000000
-_LOOPBACK = 1
 _EVERYWHERE = IPv4Network("0.0.0.0/0")
 _NO_IPV6 = (
     Path("/proc/sys/net/ipv6/conf/all/disable_ipv6"),
@@ -58,7 +57,7 @@ def join(pid: int, link: str, group: int, mtu: int, address: IPv4Address, gatewa
             knob.write_text("1")
     with Netlink(ROUTE) as inside:
         eth0 = socket.if_nametoindex(NAME)
-        links.set_up(inside, _LOOPBACK)
+        # `lo` is whoever made the namespace's: bubblewrap is just bringing it up, and fails when it is up already.
         links.add_address(inside, eth0, address)
         links.set_up(inside, eth0)
         # Nobody is asked who the gateway is: it answers on every link, whatever arp_ignore says on this host.
