@@ -30,7 +30,8 @@ export function placeOf(error, code) {
 export function syntaxPlace(error, code, setting, shim) {
   const place = placeOf(error, code)
   if (place.file !== null) return place
-  const check = ['--experimental-vm-modules', '--no-warnings', path.join(shim, 'check.mjs'), code, setting || '']
+  const check = [...process.execArgv, '--experimental-vm-modules', '--no-warnings',
+    path.join(shim, 'check.mjs'), code, setting || '']
   const done = spawnSync(process.execPath, check, { encoding: 'utf8', timeout: CHECK_TIMEOUT })
   const found = /^(.+?):(\d+): error: /m.exec(done.stderr ?? '')
   return found ? { file: found[1], line: Number(found[2]) } : place
