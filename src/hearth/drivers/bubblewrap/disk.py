@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import shutil
 import struct
@@ -17,15 +16,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from hearth.core.errors import SandboxFailed
+from hearth.core.errors import NoCapacity, SandboxFailed
 from hearth.core.launch import Disk
-from hearth.drivers.bubblewrap import mounts, watch
+from hearth.drivers.bubblewrap import loop, mounts, watch
 from hearth.drivers.bubblewrap.uids import UidBlock
 
-# include/uapi/linux/loop.h; LOOP_CONFIGURE is there since Linux 5.8
-_LOOP_CTL_GET_FREE, _LOOP_CONFIGURE, _LOOP_CLR_FD = 0x4C82, 0x4C0A, 0x4C01
-_LO_FLAGS_AUTOCLEAR = 4
-_LOOP_CONFIG_SIZE, _FLAGS_OFFSET = 304, 8 + 52
 _MKFS_TIMEOUT, _GONE_TIMEOUT = 60.0, 5.0
 _EXT4_STATE, _EXT4_CLEAN = 1024 + 0x3A, 1  # s_state of the superblock (ext4 disk layout)
 
@@ -70,6 +65,7 @@ class Disks:
         self._folder = folder
         self._block = block
         self._in_use: set[str] = set()
+        self._loops = False
         self._mkfs = shutil.which("mkfs.ext4", path="/usr/sbin:/sbin:/usr/bin:/bin")
 
     def open(self) -> None:
@@ -87,15 +83,17 @@ class Disks:
         for image in self._folder.iterdir():
             owner = image.lstat().st_gid
             if image.suffix == ".img" and image.is_file() and not image.is_symlink():
-                if self._block.take_disk(owner) == owner:
+                granted = self._block.take_disk(owner)
+                if granted == owner:
                     continue
-                self._block.free_disk(owner)
+                self._block.free_disk(granted)  # it is of another block of uids, or a copy
             image.unlink()
+        self._loops = self._mkfs is not None and loop.works(self._folder)
 
     @property
     def backing(self) -> str:
         """``loop`` where images can be mounted here, else ``tmpfs``: its pages count as the sandbox's memory."""
-        return "loop" if self._mkfs and Path("/dev/loop-control").exists() else "tmpfs"
+        return "loop" if self._loops else "tmpfs"
 
     async def take(self, disk: Disk, spare_uid: int) -> Mounted:
         """Mount a disk.
@@ -106,7 +104,7 @@ class Disks:
 
         Raises SandboxFailed, NoCapacity, OSError; then nothing is left.
         """
-        if self.backing == "tmpfs" or self._mkfs is None:
+        if not self._loops:
             options = {"size": str(disk.bytes), "mode": "755", "uid": str(spare_uid), "gid": str(spare_uid)}
             return Mounted(mounts.new_tmpfs(options, mounts.NOSUID | mounts.NODEV), spare_uid, "", None)
         if disk.name in self._in_use:
@@ -122,7 +120,7 @@ class Disks:
         image = self._folder / f"{uid}.once"
         try:
             await self._make(image, disk.bytes, uid)
-            mount, device = _mount(image)
+            mount, device = loop.mount(image)
         finally:
             image.unlink(missing_ok=True)  # a mounted one lives on until it is unmounted
         return Mounted(mount, uid, device, None)
@@ -133,10 +131,10 @@ class Disks:
         if uid is None or image.stat().st_size != disk.bytes or not _is_clean(image):
             uid = await self._make_kept(image, disk.bytes, uid)
         try:
-            mount, device = _mount(image)
+            mount, device = loop.mount(image)
         except OSError:
             uid = await self._make_kept(image, disk.bytes, uid)  # a damaged cache is no cache
-            mount, device = _mount(image)
+            mount, device = loop.mount(image)
         return Mounted(mount, uid, device, disk.name)
 
     def _owner(self, image: Path) -> int | None:
@@ -146,7 +144,7 @@ class Disks:
 
     async def _make_kept(self, image: Path, size: int, uid: int | None) -> int:
         image.unlink(missing_ok=True)
-        uid = self._block.take_disk() if uid is None else uid
+        uid = self._new_owner() if uid is None else uid
         try:
             await self._make(image, size, uid)
         except BaseException:
@@ -154,6 +152,19 @@ class Disks:
             self._block.free_disk(uid)
             raise
         return uid
+
+    def _new_owner(self) -> int:
+        """A uid for another disk; when all are taken, that of the disk which was used longest ago. Raises NoCapacity."""
+        try:
+            return self._block.take_disk()
+        except NoCapacity:
+            unused = [image for image in self._folder.glob("*.img") if image.stem not in self._in_use]
+            if not unused:
+                raise
+            oldest = min(unused, key=lambda image: image.stat().st_mtime)
+            uid = oldest.stat().st_gid
+            oldest.unlink()
+            return uid
 
     async def _make(self, image: Path, size: int, uid: int) -> None:
         fd = os.open(image, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -189,7 +200,7 @@ class Disks:
         mounted.detach()
         if mounted.device:
             deadline = time.monotonic() + _GONE_TIMEOUT
-            while _backing_file(Path(mounted.device).name) is not None:
+            while loop.backing_file(Path(mounted.device).name) is not None:
                 if time.monotonic() > deadline:
                     raise SandboxFailed(f"{mounted.device} is still in use after its sandbox has ended")
                 await asyncio.sleep(0.005)  # no event tells of a loop device's end
@@ -198,62 +209,10 @@ class Disks:
 
     def leftovers(self) -> list[str]:
         """Let go of loop devices that an earlier keeper's images still hold; returns their names."""
-        found = []
-        for device in Path("/sys/block").glob("loop*"):
-            backing = _backing_file(device.name)
-            if backing is not None and backing.startswith(f"{self._folder}/"):
-                with contextlib.suppress(OSError):
-                    fd = os.open(f"/dev/{device.name}", os.O_RDONLY | os.O_CLOEXEC)
-                    try:
-                        fcntl.ioctl(fd, _LOOP_CLR_FD)
-                    finally:
-                        os.close(fd)
-                found.append(device.name)
-        return found
-
-
-def _backing_file(device: str) -> str | None:
-    try:
-        return Path(f"/sys/block/{device}/loop/backing_file").read_text().rstrip("\n")
-    except OSError:
-        return None
+        return loop.detach_below(self._folder)
 
 
 def _is_clean(image: Path) -> bool:
     with image.open("rb") as file:
         file.seek(_EXT4_STATE)
         return file.read(2) == struct.pack("<H", _EXT4_CLEAN)
-
-
-def _mount(image: Path) -> tuple[int, str]:
-    """A detached mount of an image and its loop device, which goes when the last mount of it goes."""
-    file = os.open(image, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
-        device, held = _configure_loop(file)
-    finally:
-        os.close(file)
-    try:
-        return mounts.new_mount("ext4", device, mounts.NOSUID | mounts.NODEV), device
-    finally:
-        os.close(held)
-
-
-def _configure_loop(file: int) -> tuple[str, int]:
-    config = bytearray(_LOOP_CONFIG_SIZE)
-    struct.pack_into("<II", config, 0, file, 0)
-    struct.pack_into("<I", config, _FLAGS_OFFSET, _LO_FLAGS_AUTOCLEAR)
-    control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
-    try:
-        for attempt in range(32):
-            device = f"/dev/loop{fcntl.ioctl(control, _LOOP_CTL_GET_FREE)}"
-            held = os.open(device, os.O_RDWR | os.O_CLOEXEC)
-            try:
-                fcntl.ioctl(held, _LOOP_CONFIGURE, bytes(config))
-                return device, held
-            except OSError as error:
-                os.close(held)
-                if error.errno != 16 or attempt == 31:  # EBUSY: somebody else took this one first
-                    raise
-    finally:
-        os.close(control)
-    raise AssertionError("the loop above returns or raises")
