@@ -89,12 +89,14 @@ function find(stem) {
   return names.map((name) => stem + name).find((file) => EXTENSIONS.includes(path.extname(file)) && existsSync(file))
 }
 
-// Stacks of syntax errors begin with FILE:LINE and a snippet.
+// Stacks of syntax errors begin with FILE:LINE and a snippet; before Node 22.18 those of TypeScript draw a picture
+// with [LINE:COLUMN] in their message.
 function report(error, shown) {
   const [first, ...rest] = String(error.stack).split('\n')
   const told = first.startsWith(`${shown}:`)
-  const line = told ? Number.parseInt(first.slice(shown.length + 1), 10) : 1
-  process.stderr.write(`${shown}:${line}: error: ${error.name}: ${error.message.split('\n')[0]}\n`)
+  const line = told ? Number.parseInt(first.slice(shown.length + 1), 10) : /\[(?:.*:)?(\d+):\d+\]/.exec(error.message)?.[1] ?? 1
+  const message = error.message.trim().split('\n')[0].replace(/^[x×] /, '')
+  process.stderr.write(`${shown}:${line}: error: ${error.name}: ${message}\n`)
   const snippet = told ? rest.slice(0, rest.indexOf('')) : []
   for (const text of snippet.slice(0, 4)) process.stderr.write(`    ${text.slice(0, 200)}\n`)
 }
