@@ -14,7 +14,8 @@ import pytest
 from hearth.blobs.local import LocalBlobs
 from hearth.build.discover import Places
 from hearth.build.registries import read_registries
-from hearth.build.runner import BuildLimits, Runner
+from hearth.build.runner import Runner
+from hearth.build.sandbox import BuildLimits
 from hearth.build.toolchains import Toolchains, machine_places
 from hearth.core.errors import BuildFailed, PlatformError
 from hearth.core.ids import new_id
@@ -60,7 +61,7 @@ class Bench:
             toolchains=toolchains,
             registries=self.registries,
             folder=self.toolchain_folder,
-            seeds={"go": lambda toolchain: f'echo {toolchain.version} > "$OUT/std"; echo seeding'},
+            seeds={"go": lambda toolchain: BuildPlan(f'echo {toolchain.version} > "$OUT/std"; echo seeding')},
             may=may,
         )
 
@@ -229,7 +230,7 @@ async def test_seed_is_made_once(bench: Bench) -> None:
 
 
 async def test_a_seed_that_fails_is_ours(bench: Bench) -> None:
-    bench.runner._seeds = {"go": lambda _: "exit 4"}  # type: ignore[attr-defined]
+    bench.runner._seeds = {"go": lambda _: BuildPlan("exit 4")}  # type: ignore[attr-defined]
     with pytest.raises(PlatformError, match="could not be made"):
         await bench.build("true", mounts=(Mount("seed", "go-1.99.1-std", "/opt/go-std"),))
     assert [path.name for path in bench.toolchain_folder.iterdir()] == []
