@@ -12,6 +12,9 @@ import pytest
 from hearth.app.auth import RegistrationRule, reset_password
 from hearth.core.errors import NotFound
 from hearth.core.function import FunctionConfig
+from hearth.store.rows import emit
+from hearth.store.tables import members
+from hearth.store.writer import Tx
 from hearth.wire.models import ErrorAnswer, KeyItem, Page, ServerInfo, Session, Tokens, UserItem, Who
 
 from .api_server import PASSWORD, Running, bearer, running
@@ -277,6 +280,29 @@ async def test_keys_reach_no_further_than_their_maker(api: Running) -> None:
         {"expires_in": 1},
     ):
         assert code(await make(ada, namespace="ada-space", **wrong)) == (400, "invalid_input")
+
+
+async def test_a_viewer_makes_no_key_that_deploys(api: Running) -> None:
+    await api.register(namespace="jo-space")
+    ada = await api.register("ada@example.com", namespace="ada-space")
+    found, space = (
+        await api.store.find_user(email="ada@example.com"),
+        await api.store.find_namespace("jo-space"),
+    )
+    assert found is not None
+    row = {"namespace_id": space, "user_id": found[0].id, "role": "viewer", "created_ms": 0}
+
+    def join(tx: Tx) -> None:
+        tx.connection.execute(members.insert().values(**row))
+        emit(tx, "member", found[0].id)
+
+    await api.store._db.write(join)
+    body = {"name": "k", "namespace": "jo-space"}
+    answer = await api.client.post("/api/v1/keys", json=body | {"actions": ["invoke", "deploy"]}, headers=ada)
+    assert code(answer) == (403, "forbidden")
+    assert (
+        await api.client.post("/api/v1/keys", json=body | {"actions": ["invoke"]}, headers=ada)
+    ).status_code == 201
 
 
 async def test_users_are_the_administrators(api: Running) -> None:

@@ -17,7 +17,7 @@ from typing import Protocol
 from hearth.core.errors import HearthError, Unauthenticated
 from hearth.core.limits import ACCESS_TOKEN_TTL
 from hearth.core.permissions import Principal
-from hearth.core.records import Event
+from hearth.core.records import ApiKey, Event, User
 from hearth.ports.accounts import Identity
 from hearth.ports.bus import Bus
 from hearth.ports.clock import Clock
@@ -179,33 +179,27 @@ class CredentialVerifier:
         if found is None:
             return None
         key, user = found
-        memberships = await self._rows.memberships(user.id)
-        principal = Principal(
-            id=key.id,
-            label=f"key:{key.id}",
-            roles=tuple((m.namespace_id, m.role) for m in memberships),
-            administrator=user.administrator,
-            key=key.scope,
-            user_id=user.id,
-        )
         longest = now + int(ACCESS_TOKEN_TTL * 1000)
         expires = longest if key.expires_ms is None else min(longest, key.expires_ms)
-        return _Entry(Identity(principal), expires, frozenset((key.id, user.id)))
+        return _Entry(Identity(await self._principal(user, key)), expires, frozenset((key.id, user.id)))
 
     async def _session(self, claims: Claims) -> _Entry | None:
         user = await self._rows.session_live(claims.session_id)
         if user is None or user.id != claims.user_id:
             return None
+        identity = Identity(await self._principal(user, None), claims.session_id)
+        return _Entry(identity, claims.expires_ms, frozenset((user.id, claims.session_id)))
+
+    async def _principal(self, user: User, key: ApiKey | None) -> Principal:
         memberships = await self._rows.memberships(user.id)
-        principal = Principal(
-            id=user.id,
-            label=f"user:{user.id}",
-            roles=tuple((m.namespace_id, m.role) for m in memberships),
+        return Principal(
+            id=user.id if key is None else key.id,
+            label=f"user:{user.id}" if key is None else f"key:{key.id}",
+            roles=tuple((member.namespace_id, member.role) for member in memberships),
             administrator=user.administrator,
+            key=None if key is None else key.scope,
             user_id=user.id,
         )
-        ids = frozenset((user.id, claims.session_id))
-        return _Entry(Identity(principal, claims.session_id), claims.expires_ms, ids)
 
     def apply(self, event: Event) -> None:
         """Forget what an event of the outbox ends. Others who read the outbox anyway may hand theirs over."""
