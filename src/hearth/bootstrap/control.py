@@ -44,6 +44,7 @@ from hearth.security.rootkey import read_root_key
 from hearth.security.tokens import AccessTokens, TokenMint
 from hearth.security.verifier import CredentialVerifier
 from hearth.store.store import Store
+from hearth.telemetry.logreader import LogReader
 from hearth.telemetry.logs import LogFiles
 
 log = logging.getLogger(__name__)
@@ -107,7 +108,7 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
                 allow_unenforced=settings.allow_unenforced,
             ),
             feed=feed,
-            logs=logs,
+            logs=LogReader(settings.data_dir / "logs"),
             probe=probe,
         )
         builders = BuildWorkers(

@@ -73,7 +73,7 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
         workshop = Workshop(
             driver=driver,
             guests=StreamGuests(clock),
-            outputs=PipeReader(),
+            outputs=PipeReader(clock),
             runtimes=runtimes(),
             rows=rows,
             logs=logs,
