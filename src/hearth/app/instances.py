@@ -36,6 +36,10 @@ class Instance:
         """Change the state if the table allows it."""
         if not may_move(self.state, state):
             return False
+        if self.state is InstanceState.READY:
+            self.group.ready -= 1
+        elif state is InstanceState.READY:
+            self.group.ready += 1
         self.state = state
         return True
 
@@ -56,6 +60,7 @@ class Group:
         "line",
         "memory",
         "policy",
+        "ready",
         "retired",
         "service",
         "starting",
@@ -70,6 +75,7 @@ class Group:
         self.free: list[Instance] = []
         self.line = Line()
         self.starting = 0
+        self.ready = 0  # instances in that state
         self.in_flight = 0
         self.memory = Memory()
         self.service: float | None = None  # average seconds of a request
@@ -77,21 +83,17 @@ class Group:
         self.failure_since = 0.0  # when starts began to fail
         self.retired = False  # its route is gone: it serves what came before and then ends
 
-    @property
-    def ready(self) -> int:
-        return sum(1 for instance in self.instances if instance.state is InstanceState.READY)
-
     def stats(self, now: float) -> Stats:
         """What the scaler is told."""
         oldest = self.line.oldest()
-        idle = sorted((now - i.idle_since for i in self.idle()), reverse=True)
+        idle = () if oldest is not None else tuple(now - instance.idle_since for instance in self.idle())
         return Stats(
             ready=self.ready,
             starting=self.starting,
             in_flight=self.in_flight,
             waiting=self.line.waiting,
             oldest_wait=0.0 if oldest is None else now - oldest.since,
-            idle_for=tuple(idle),
+            idle_for=idle,
         )
 
     def idle(self) -> list[Instance]:

@@ -128,7 +128,8 @@ class Pool:
             raise _again(group.failure)
         bound = version.config.scale.queue + max(0, group.policy.max - group.ready) * group.policy.concurrency
         ticket = group.line.join(since, deadline, granted, bound, group.service)
-        self.scale(group, since)
+        if group.ready + group.starting < group.policy.max:
+            self.scale(group, since)
         self.on_waiting()
         return ticket
 

@@ -24,6 +24,10 @@ class Wire(Protocol):
         """The stream has ended on both sides."""
         ...
 
+    def cancelled(self, call: StreamCall) -> None:
+        """The guest owes the stream's last frame; then the exchange hears `on_released`."""
+        ...
+
 
 class StreamCall:
     """`ports.guest.Call` on a stream of a connection."""
@@ -112,9 +116,10 @@ class StreamCall:
         self._wire.push(frames.window_frame(self.stream, owed))
 
     def cancel(self, reason: str) -> None:
-        """``client_gone``, ``timeout``, ``drain``. The exchange hears nothing more."""
+        """``client_gone``, ``timeout``, ``drain``. The exchange hears nothing more but `on_released`."""
         if not self.ended:
             self.end()
+            self._wire.cancelled(self)
             self._wire.push(frames.json_frame(frames.CANCEL, self.stream, {"reason": reason}))
 
     def end(self) -> None:

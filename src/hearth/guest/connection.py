@@ -53,6 +53,7 @@ class GuestConnection(asyncio.Protocol):
         self._decoder = frames.Decoder()
         self._transport: asyncio.Transport | None = None
         self._calls: dict[int, StreamCall] = {}
+        self._cancelled: dict[int, Exchange] = {}  # whose last frame is still to come
         self._next = 1
         self._window = 0  # what the guest's hello gives each new stream
         self._heads: dict[bytes, ResponseHead] = {}
@@ -169,6 +170,9 @@ class GuestConnection(asyncio.Protocol):
     def forget(self, call: StreamCall) -> None:
         self._calls.pop(call.stream, None)
 
+    def cancelled(self, call: StreamCall) -> None:
+        self._cancelled[call.stream] = call.exchange
+
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -184,7 +188,7 @@ class GuestConnection(asyncio.Protocol):
             if kind == frames.RESPONSE or kind == frames.BODY:
                 call = calls.get(stream)
                 if call is None:
-                    self._stray(stream)
+                    self._stray(stream, flags & 1 == 1)
                 elif kind == frames.RESPONSE:
                     self._response(call, payload, flags & 1 == 1)
                 else:
@@ -284,7 +288,7 @@ class GuestConnection(asyncio.Protocol):
         else:
             call = self._calls.get(stream)
             if call is None:
-                return self._stray(stream)
+                return self._stray(stream, kind != frames.WINDOW)
             self._about(call, kind, payload)
         return None
 
@@ -350,9 +354,12 @@ class GuestConnection(asyncio.Protocol):
 
     # Ends.
 
-    def _stray(self, stream: int) -> None:
+    def _stray(self, stream: int, last: bool) -> None:
+        """A frame of a stream that is not in work. The last one of a cancelled stream says that its handler is done."""
         if not 0 < stream < self._next:
             self._violate("a frame for a stream that never existed")
+        elif last and stream in self._cancelled:
+            self._cancelled.pop(stream).on_released()
 
     def _reject(self, call: StreamCall, what: str) -> None:
         """One answer makes no sense; the others go on."""
@@ -387,10 +394,13 @@ class GuestConnection(asyncio.Protocol):
             if future is not None and not future.done():
                 future.set_exception(crashed)
                 future.exception()
-        calls = list(self._calls.values())
+        calls, released = list(self._calls.values()), list(self._cancelled.values())
         self._calls.clear()
+        self._cancelled.clear()
         for call in calls:
             self._fail(call, error)
+        for exchange in released:
+            exchange.on_released()
 
     def _fail(self, call: StreamCall, error: HearthError) -> None:
         if not call.ended:

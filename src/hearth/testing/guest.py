@@ -56,9 +56,16 @@ class FakeCall:
         if not self.over:
             self.over = True
             self.cancelled = reason
+            self.guest.unreleased.append(self)
             self.guest.forget(self)
 
     # The test's side.
+
+    def release(self) -> None:
+        """The guest has put a cancelled request down."""
+        if self in self.guest.unreleased:
+            self.guest.unreleased.remove(self)
+            self.exchange.on_released()
 
     def respond(self, head: bytes = b"200", body: bytes = b"", end: bool = True) -> None:
         """Answer with a response head of the protocol page, such as ``b"200\\ncontent-type:text/plain"``."""
@@ -116,6 +123,7 @@ class FakeGuest:
         self.on_log: OnLog | None = None
         self.calls: list[FakeCall] = []  # in work
         self.seen: list[FakeCall] = []  # all that ever came
+        self.unreleased: list[FakeCall] = []  # cancelled, and not yet put down
         self.loaded: dict[str, Any] | None = None
         self.draining = False
         self.load_gate: asyncio.Event | None = None  # when set by a test, `load` waits for it
@@ -161,6 +169,8 @@ class FakeGuest:
         self._closed = True
         for call in list(self.calls):
             call.fail(error or FunctionCrashed("the function's instance ended"))
+        for call in list(self.unreleased):
+            call.release()
         if self.on_closed is not None:
             asyncio.get_running_loop().call_soon(self.on_closed)
 

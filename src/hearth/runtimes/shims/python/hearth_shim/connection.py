@@ -238,7 +238,8 @@ class Connection:
         stream.cancelled = True
         stream.reason = "timeout" if b"timeout" in payload else "client_gone"
         if self.whole_bodies and not stream.whole:
-            return  # its handler has not started and never will
+            stream.put_down()  # its handler has not started and never will
+            return
         if self.on_cancel is not None:
             self.on_cancel(stream)
         stream.wake()

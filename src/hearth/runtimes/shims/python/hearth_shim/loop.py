@@ -1,6 +1,7 @@
 """The loop for asynchronous handlers and ASGI applications: one asyncio loop, a task per request."""
 
 import asyncio
+from functools import partial
 
 _SHUTDOWN = 10  # seconds that an application's own shutdown may take
 
@@ -49,10 +50,12 @@ class Loop:
         queue = connection.ready
         while queue:
             stream = queue.popleft()
-            if not stream.cancelled:
+            if stream.cancelled:
+                stream.put_down()
+            else:
                 task = stream.task = self.loop.create_task(self.handle(stream))
                 self.tasks.add(task)
-                task.add_done_callback(self._ended)
+                task.add_done_callback(partial(self._ended, stream))
         if connection.draining:
             self._look()
 
@@ -61,8 +64,11 @@ class Loop:
         self.take_in()
         self.flush_soon()  # windows and pongs
 
-    def _ended(self, task):
+    def _ended(self, stream, task):
         self.tasks.discard(task)
+        if stream.cancelled:  # perhaps before its task had run at all
+            stream.put_down()
+            self.flush_soon()
         if self.connection.draining:
             self._look()
 

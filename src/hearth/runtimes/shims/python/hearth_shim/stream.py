@@ -3,7 +3,7 @@
 from collections import deque
 from struct import Struct
 
-RESPONSE, BODY, ERROR, WINDOW = 6, 7, 9, 11
+RESPONSE, BODY, ERROR, CANCEL, WINDOW = 6, 7, 9, 10, 11
 CHUNK = 256 << 10  # bytes of an answer in one frame: other streams get their turn between two
 _GIVE_BACK = 64 << 10  # credit is given back in portions
 _header = Struct(">IBBI")
@@ -148,6 +148,13 @@ class Stream:
         if not self.ended and not self.cancelled:
             self._finish()
             self.connection.send(_header.pack(len(payload), ERROR, 0, self.number) + payload)
+
+    def put_down(self):
+        """The handler no longer runs: a cancelled request is owed one last frame, by which the host knows it."""
+        if self.cancelled and not self.ended:
+            self.ended = True
+            payload = b'{"reason":"cancelled"}'
+            self.connection.send(_header.pack(len(payload), CANCEL, 0, self.number) + payload)
 
     def _finish(self):
         self.ended = True

@@ -23,7 +23,7 @@ def runner(connection, found, make):
 
     def run(stream):
         if stream.cancelled:
-            return
+            return stream.put_down()
         context = make.context(stream)
         invocation = context.aws_request_id
         set_current(invocation)
@@ -49,6 +49,7 @@ def runner(connection, found, make):
         finally:
             logs.finish(invocation)
             set_current(None)
+            stream.put_down()
 
     return run
 

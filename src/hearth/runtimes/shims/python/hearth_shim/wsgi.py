@@ -75,7 +75,7 @@ def runner(connection, app, multithread):
 
     def run(stream):
         if stream.cancelled:
-            return
+            return stream.put_down()
         invocation = stream.head[0].decode("latin-1")
         logs.current.set(invocation)
         try:
@@ -87,6 +87,7 @@ def runner(connection, app, multithread):
         finally:
             logs.finish(invocation)
             logs.current.set(None)
+            stream.put_down()
 
     return run
 
