@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import os
+import secrets
 import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -12,9 +14,10 @@ from typing import Any
 import pytest
 
 from hearth.core.errors import SandboxFailed
-from hearth.core.launch import Disk, Handle
+from hearth.core.launch import Disk, Handle, Network
 from hearth.drivers.bubblewrap import argv, program, seccomp
 from hearth.drivers.bubblewrap import sandbox as sandbox_module
+from hearth.egress.networks import HostNetworks
 from tests.contract.driver_cases import Rig, bubblewrap_rig, read_until, soon
 
 pytestmark = pytest.mark.root
@@ -105,6 +108,71 @@ async def test_a_build(rig: Rig, disk: Disk | None) -> None:
     os.close(out)
     os.close(err)
     await rig.driver.stop(handle, 0)
+
+
+@pytest.fixture
+async def networked(tmp_path: Path) -> AsyncIterator[Rig]:
+    """A rig whose sandboxes have networks, by the real rules."""
+    networks = HostNetworks("t" + secrets.token_hex(5))
+    await networks.start()
+    try:
+        if networks.missing():
+            pytest.skip(f"this machine has no networks for sandboxes: {networks.missing()}")
+        async with bubblewrap_rig(tmp_path, networks=networks) as ready:
+            yield ready
+    finally:
+        await networks.stop()
+
+
+LOOK = """
+s = dial(); s.sendall(b'up\\n')
+while s.recv(10):
+    t = socket.socket(); t.settimeout(0.2)
+    try: t.connect(('10.255.255.1', 9)); r = 'reached'
+    except OSError as e: r = type(e).__name__
+    t.close()
+    s.sendall(repr((sorted(n for i, n in socket.if_nameindex()), open('/etc/resolv.conf').read().split()[:2], r)).encode() + b'\\n')
+"""
+
+
+async def test_a_networked_slot_is_closed_until_attach_and_as_confined_as_others(networked: Rig) -> None:
+    assert "network" in (await networked.driver.probe()).enforces
+    handle = await networked.start(LOOK, networked=True)
+    link = networked.inner._find(handle)._net.link
+    fd = await networked.driver.connect(handle, soon())
+    await read_until(fd, b"up\n")
+    assert await look(networked, handle) == set()
+    assert Path(f"/sys/class/net/{link}/operstate").read_text().strip() == "down"
+    os.write(fd, b"?")
+    before = ast.literal_eval((await read_until(fd, b"\n")).decode())
+    resolver = networked.inner._machine.networks.resolver
+    assert before[:2] == (["eth0", "lo"], ["nameserver", resolver])
+    assert before[2] != "reached"
+    await networked.attach(handle, networked.artifact(), network=Network("internet"))
+    assert await look(networked, handle) == set()
+    assert Path(f"/sys/class/net/{link}/operstate").read_text().strip() == "up"
+    os.write(fd, b"?")
+    after = ast.literal_eval((await read_until(fd, b"\n")).decode())
+    assert after[2] != "reached"  # a private address, whatever is open
+    os.close(fd)
+    await networked.driver.stop(handle, 0)
+    assert not Path(f"/sys/class/net/{link}").exists()
+
+
+async def test_a_networked_build_and_a_slot_attached_with_none(networked: Rig) -> None:
+    handle = await networked.start(BUILD, guest=False, network=Network("internet"), networked=True)
+    out, err = networked.driver.output(handle)
+    await read_until(out, b"up\n")
+    assert await look(networked, handle) == set()
+    os.close(out)
+    os.close(err)
+    await networked.driver.stop(handle, 0)
+    slot, fd = await up(networked, networked=True)
+    await networked.attach(slot, networked.artifact())
+    link = networked.inner._find(slot)._net.link
+    assert Path(f"/sys/class/net/{link}/operstate").read_text().strip() == "down"
+    os.close(fd)
+    await networked.driver.stop(slot, 0)
 
 
 async def test_no_two_sandboxes_share_a_uid(rig: Rig) -> None:
