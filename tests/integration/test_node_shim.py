@@ -298,7 +298,7 @@ def test_an_error_is_told_and_the_instance_lives(tmp_path: Path) -> None:
         error = host.call(1, target="/bad").error
         assert (error["type"], error["message"]) == ("RangeError", "too far")
         assert "at inner (handler.mjs:1:" in error["traceback"]
-        assert "hearth" not in error["traceback"]
+        assert "hearth" not in error["traceback"] and "node:" not in error["traceback"]
         assert {"inv": "inv_1", "stream": "stderr", "level": "error"}.items() <= host.log_lines(1)[0].items()
         assert host.call(2).body == b"fine"
 

@@ -87,7 +87,7 @@ function told(error, hidden, code, depth) {
     return { type: error === null ? 'null' : typeof error, message, traceback: `Uncaught ${message}` }
   }
   const stack = String(error.stack).split('\n')
-  const shown = stack.filter((line) => !/^\s+at /.test(line) || !(line.includes(hidden) || /\(?node:internal/.test(line)))
+  const shown = stack.filter((line) => !/^\s+at /.test(line) || !(line.includes(hidden) || /\(?node:(?:internal|async_hooks)/.test(line)))
   if (error.cause !== undefined && depth < CAUSES) shown.push(`[cause]: ${told(error.cause, hidden, code, depth + 1).traceback}`)
   return {
     type: String(error.name || error.constructor?.name || 'Error').slice(0, 200),
