@@ -23,7 +23,7 @@ PYTHON = "/usr/bin/python3"  # the system's; the launcher needs nothing but its 
 BINARY = "function"  # in the artifact's root; shims/go/launcher.py starts it
 PACKAGE = "internal/hearthshim"  # what the shim is in the function's own module
 MAIN = "hearth_main.go"
-_SHIM_FILES = ("call.go", "frames.go", "logs.go", "response.go", "serve.go")
+_SHIM_FILES = ("body.go", "call.go", "failure.go", "frames.go", "logs.go", "response.go", "serve.go")
 _NOT_DATA = ("*.go", "./go.mod", "./go.sum", "./go.work", "./go.work.sum", "./vendor", "./.git")
 # The same in every build and in the seed: what differs here compiles the standard library again.
 _ENV = (

@@ -4,26 +4,20 @@ package hearthshim
 
 import (
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/textproto"
 	"net/url"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 )
 
-const (
-	piece       = 128 << 10 // bytes of a body in one frame; small enough that other streams get between
-	traceFrames = 64
-)
+const piece = 128 << 10 // bytes of a body in one frame; small enough that other streams get between
 
 // call is one request in work: its body coming in and its answer going out, each within its credit.
 type call struct {
@@ -146,31 +140,6 @@ func readHeaders(r *http.Request, lines string) error {
 	return nil
 }
 
-func (c *call) receive(payload []byte, end bool) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.bodyEnded {
-		return violation("a body that goes on after its end")
-	}
-	if len(payload) > c.room {
-		return violation("more of a body than its window allows")
-	}
-	c.room -= len(payload)
-	if len(payload) > 0 && !c.bodyShut && !c.cancelled {
-		c.pieces = append(c.pieces, append([]byte(nil), payload...))
-	}
-	c.bodyEnded = end
-	c.changed.Broadcast()
-	return nil
-}
-
-func (c *call) receiveTrailers(lines string) error {
-	c.mu.Lock()
-	c.trailers = lines
-	c.mu.Unlock()
-	return c.receive(nil, true)
-}
-
 func (c *call) addCredit(credit uint32) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -198,71 +167,6 @@ func (c *call) cancel(reason string) {
 
 // errCancelled is what reads and writes of a cancelled request give.
 var errCancelled = errors.New("hearth: the request was cancelled")
-
-// body is a request's body as the handler reads it.
-type body struct{ c *call }
-
-func (b *body) Read(p []byte) (int, error) {
-	c := b.c
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for {
-		switch {
-		case c.bodyShut:
-			return 0, http.ErrBodyReadAfterClose
-		case c.cancelled:
-			return 0, errCancelled
-		case len(p) == 0:
-			return 0, nil
-		case len(c.pieces) > 0:
-			n := copy(p, c.pieces[0])
-			if c.pieces[0] = c.pieces[0][n:]; len(c.pieces[0]) == 0 {
-				c.pieces = c.pieces[1:]
-			}
-			c.grant(n)
-			return n, nil
-		case c.bodyEnded:
-			c.setTrailers()
-			return 0, io.EOF
-		}
-		c.changed.Wait()
-	}
-}
-
-func (b *body) Close() error {
-	b.c.mu.Lock()
-	defer b.c.mu.Unlock()
-	b.c.bodyShut = true
-	b.c.pieces = nil
-	b.c.changed.Broadcast()
-	return nil
-}
-
-// grant gives the host credit for bytes that were read. The call is locked.
-func (c *call) grant(n int) {
-	if c.bodyEnded || c.done {
-		return
-	}
-	if c.owed += n; c.owed*4 < window {
-		return
-	}
-	c.l.out.frame(kWindow, 0, c.stream, binary.BigEndian.AppendUint32(nil, uint32(c.owed)))
-	c.room += c.owed
-	c.owed = 0
-}
-
-// setTrailers fills Request.Trailer at the body's end. The call is locked.
-func (c *call) setTrailers() {
-	for _, line := range strings.Split(c.trailers, "\n") {
-		if name, value, ok := strings.Cut(line, ":"); ok {
-			if c.request.Trailer == nil {
-				c.request.Trailer = make(http.Header)
-			}
-			c.request.Trailer.Add(name, value)
-		}
-	}
-	c.trailers = ""
-}
 
 // send queues body bytes as credit allows, and waits where there is none.
 func (c *call) send(data []byte, end bool) error {
@@ -323,22 +227,6 @@ func (c *call) run() {
 	returned = true
 }
 
-// measureBody tells the length of a body that is there already.
-func (c *call) measureBody() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.bodyEnded || c.trailers != "" {
-		return
-	}
-	c.request.ContentLength = 0
-	for _, one := range c.pieces {
-		c.request.ContentLength += int64(len(one))
-	}
-	if len(c.pieces) == 0 {
-		c.request.Body = http.NoBody
-	}
-}
-
 // end queues the last frame, unless the response had one, and forgets the call.
 func (c *call) end(problem *failure) {
 	c.mu.Lock()
@@ -360,55 +248,3 @@ func (c *call) end(problem *failure) {
 	c.l.finished(c)
 	c.cancelFn(context.Canceled)
 }
-
-// failure is an `error` frame.
-type failure struct {
-	Type      string `json:"type"`
-	Message   string `json:"message"`
-	Traceback string `json:"traceback"`
-}
-
-// aborted: the handler panicked with http.ErrAbortHandler, which is no error of its own.
-var aborted = &failure{Type: "http.ErrAbortHandler"}
-
-func badResponse(format string, values ...interface{}) *failure {
-	message := fmt.Sprintf(format, values...)
-	return &failure{"BadResponse", message, "BadResponse: " + message}
-}
-
-// failureOf describes a panic; called in the deferred function that recovered it, so that its stack is still there.
-func failureOf(recovered interface{}) *failure {
-	if recovered == http.ErrAbortHandler {
-		return aborted
-	}
-	told := &failure{Type: fmt.Sprintf("%T", recovered), Message: fmt.Sprint(recovered)}
-	if recovered == nil {
-		told.Type, told.Message = "runtime.Goexit", "the handler called runtime.Goexit"
-	}
-	if len(told.Message) > 16<<10 {
-		told.Message = told.Message[:16<<10]
-	}
-	trace := strings.Builder{}
-	fmt.Fprintf(&trace, "panic: %s\n", told.Message)
-	pcs := make([]uintptr, traceFrames)
-	frames := runtime.CallersFrames(pcs[:runtime.Callers(3, pcs)])
-	inPanic := true // the runtime's own frames come first
-	for more := true; more; {
-		var frame runtime.Frame
-		frame, more = frames.Next()
-		inPanic = inPanic && strings.HasPrefix(frame.Function, "runtime.")
-		if inPanic || frame.Function == "runtime.goexit" || strings.HasPrefix(frame.Function, shimPackage) {
-			continue
-		}
-		fmt.Fprintf(&trace, "\n%s\n\t%s:%d", frame.Function, relative(frame.File), frame.Line)
-	}
-	told.Traceback = trace.String()
-	return told
-}
-
-// shimPackage is this package's own path, by which its frames are left out of tracebacks.
-var shimPackage = func() string {
-	pc, _, _, _ := runtime.Caller(0)
-	name := runtime.FuncForPC(pc).Name()
-	return name[:strings.LastIndex(name, "/hearthshim.")+len("/hearthshim.")]
-}()
