@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import queue
 import socket
 import subprocess
 import sys
@@ -290,7 +291,9 @@ class Program:
         self("register", "--email", email, "--password-stdin", stdin="correct horse battery\n")
 
 
-async def _serve(platform: Platform, sock: socket.socket, servers: list[uvicorn.Server]) -> None:
+async def _serve(
+    platform: Platform, sock: socket.socket, started: queue.SimpleQueue[uvicorn.Server | None]
+) -> None:
     clock, ids, key = SystemClock(), RandomIds(), RootKey(bytes(range(32)))
     store = await Store.open(platform.folder / "hearth.db", durable=False, clock=clock, ids=ids)
     passwords = Argon2Passwords(Cost(passes=1, memory=64))
@@ -315,7 +318,7 @@ async def _serve(platform: Platform, sock: socket.socket, servers: list[uvicorn.
         await app(scope, receive, send)
 
     server = uvicorn.Server(uvicorn.Config(recording, log_level="critical", lifespan="off"))
-    servers.append(server)
+    started.put(server)
     try:
         await server.serve(sockets=[sock])
     finally:
@@ -332,12 +335,21 @@ def running(folder: Path) -> Iterator[Platform]:
         sock.listen()
         platform = Platform(f"http://127.0.0.1:{sock.getsockname()[1]}", Functions(), folder)
         platform.functions.url = platform.url
-        servers: list[uvicorn.Server] = []
-        thread = threading.Thread(target=lambda: asyncio.run(_serve(platform, sock, servers)))
+        started: queue.SimpleQueue[uvicorn.Server | None] = queue.SimpleQueue()
+
+        def serve() -> None:
+            try:
+                asyncio.run(_serve(platform, sock, started))
+            finally:
+                started.put(None)  # nobody waits for a server that could not start
+
+        thread = threading.Thread(target=serve)
         thread.start()
+        server = started.get()
         try:
+            assert server is not None
             yield platform
         finally:
-            for server in servers:
+            if server is not None:
                 server.should_exit = server.force_exit = True
             thread.join()

@@ -218,3 +218,17 @@ def test_every_place_of_a_command_is_there() -> None:
     for place in COMMANDS.values():
         module, _, attribute = place.partition(":")
         assert module.isidentifier() and attribute.isidentifier()
+
+
+def test_the_python_project_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_project(Path("hello"), "hello", "python")
+    code = "import json, handler; print(json.dumps([handler.handler({'body': b}, None) for b in ('{\"name\": \"Ann\"}', None, '[]')]))"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, '.'); {code}"],
+        cwd="hello", capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    ann, world, wrong = json.loads(done.stdout)
+    assert json.loads(ann["body"]) == {"message": "Hello, Ann!"}
+    assert json.loads(world["body"]) == {"message": "Hello, world!"}
+    assert wrong["statusCode"] == 400
