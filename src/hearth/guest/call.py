@@ -14,10 +14,13 @@ _GIVE_BACK = frames.WINDOW // 2  # credit is given back in portions, not per rea
 class Wire(Protocol):
     """What a call needs of its connection."""
 
-    paused: bool
-
-    def push(self, frame: bytes) -> None:
+    def push(self, frame: bytes, /) -> None:
         """Queue a frame; it leaves with the others at the end of this turn of the loop."""
+        ...
+
+    @property
+    def paused(self) -> bool:
+        """The guest does not read now."""
         ...
 
     def forget(self, call: StreamCall) -> None:

@@ -7,31 +7,21 @@ of the loop leave in one write.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable
 from typing import Any, cast
 
-from hearth.core.errors import (
-    FunctionBadResponse,
-    FunctionCrashed,
-    FunctionFailed,
-    FunctionLoadFailed,
-    FunctionTimeout,
-    HearthError,
-    ProtocolViolation,
-)
+from hearth.core.errors import FunctionBadResponse, FunctionCrashed, FunctionFailed, HearthError
 from hearth.guest.call import CHUNK, StreamCall
+from hearth.guest.lifecycle import TEXT_MAX, Lifecycle, json_object
 from hearth.guest.logs import LogIntake, OnLog, plain
+from hearth.guest.outbox import STALL, Outbox
 from hearth.ports.clock import Clock
 from hearth.ports.guest import Exchange
 from hearth.protocol import frames
 from hearth.protocol.heads import ResponseHead, parse_response_head, trailers_well_formed
 
-STALL = 30.0  # seconds that a guest may leave what was sent to it unread
-HELD_MAX = 32 << 20  # bytes kept for a guest that does not read
-_WRITE_HIGH = 512 << 10  # bytes in the transport from which on it pauses us
 _HEADS_MAX, _HEAD_CACHED_MAX = 512, 2048  # checked response heads that are remembered; bytes of one
-_TEXT_MAX = 64 << 10  # characters of a message or traceback that are kept
+_FROM_HOST = (frames.LOAD, frames.REQUEST, frames.DRAIN, frames.LOG_WINDOW_UPDATE)
 
 
 class GuestConnection(asyncio.Protocol):
@@ -48,26 +38,18 @@ class GuestConnection(asyncio.Protocol):
         self._loop = loop
         self._clock = clock
         self._on_closed: Callable[[], None] | None = on_closed
-        self._stall = stall
+        self._outbox = Outbox(loop, stall, self._stuck)
+        self.push = self._outbox.push
+        self._life = Lifecycle(loop, self.push)
         self._logs = LogIntake(loop, clock, on_log, self.push)
         self._decoder = frames.Decoder()
-        self._transport: asyncio.Transport | None = None
         self._calls: dict[int, StreamCall] = {}
         self._cancelled: dict[int, Exchange] = {}  # whose last frame is still to come
         self._next = 1
-        self._window = 0  # what the guest's hello gives each new stream
         self._heads: dict[bytes, ResponseHead] = {}
-        self._out: list[bytes] = []
-        self._flush_due = False
-        self._held = 0  # bytes in `_out` while paused
-        self._stall_timer: asyncio.TimerHandle | None = None
         self._closed = False
         self._draining = False
-        self._greeting: asyncio.Future[dict[str, Any]] = loop.create_future()
-        self._loading: asyncio.Future[dict[str, Any]] | None = None
-        self._pings: dict[bytes, asyncio.Future[None]] = {}
         self._error: HearthError | None = None  # why we hung up
-        self.paused = False
 
     # What `ports.guest.Guest` promises.
 
@@ -75,7 +57,7 @@ class GuestConnection(asyncio.Protocol):
         """Send a request. `head` is the request head of the protocol page, `body` its first bytes."""
         stream = self._next
         self._next = stream + 1
-        call = StreamCall(self, stream, head, self._window, exchange)
+        call = StreamCall(self, stream, head, self._life.window, exchange)
         if self._closed:
             self._loop.call_soon(self._fail, call, self._death())
             return call
@@ -97,22 +79,7 @@ class GuestConnection(asyncio.Protocol):
         """
         if self._closed:
             raise self._death()
-        try:
-            frame = frames.json_frame(frames.LOAD, 0, payload)
-        except ValueError:
-            raise FunctionLoadFailed(
-                "the function's environment is too large", hint="keep env well below 1 MiB in all"
-            ) from None
-        self._loading = self._loop.create_future()
-        self.push(frame)
-        try:
-            async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
-                return await self._loading
-        except TimeoutError:
-            raise FunctionTimeout(
-                "the function did not finish loading in time",
-                hint="do less at import, or raise init_timeout in function.yaml",
-            ) from None
+        return await self._life.load(payload, self._left(deadline))
 
     async def ping(self, token: bytes, deadline: float) -> None:
         """Wait for the pong to `token` (1 to 64 bytes); a serial guest answers between two requests.
@@ -121,16 +88,7 @@ class GuestConnection(asyncio.Protocol):
         """
         if self._closed:
             raise self._death()
-        future: asyncio.Future[None] = self._loop.create_future()
-        self._pings[token] = future
-        self.push(frames.frame(frames.PING, 0, token))
-        try:
-            async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
-                await future
-        except TimeoutError:
-            raise FunctionTimeout("the function's instance does not answer") from None
-        finally:
-            self._pings.pop(token, None)
+        await self._life.ping(token, self._left(deadline))
 
     def drain(self) -> None:
         """Ask it to take no new requests and to end when the present ones are done."""
@@ -148,24 +106,13 @@ class GuestConnection(asyncio.Protocol):
 
     # What `StreamGuests` and `StreamCall` need.
 
-    async def greeted(self, deadline: float) -> dict[str, Any]:
-        """The guest's hello, which ours has answered. Raises ProtocolViolation."""
-        try:
-            async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
-                return await self._greeting
-        except TimeoutError:
-            raise ProtocolViolation("the sandbox's program did not say hello in time") from None
+    async def greeted(self, deadline: float) -> None:
+        """The guest's hello has come and ours has answered. Raises ProtocolViolation."""
+        await self._life.hello(self._left(deadline))
 
-    def push(self, frame: bytes) -> None:
-        """Queue a frame; it leaves with the others at the end of this turn of the loop."""
-        self._out.append(frame)
-        if self.paused:
-            self._held += len(frame)
-            if self._held > HELD_MAX:
-                self._violate("it does not read what is sent to it")
-        elif not self._flush_due:
-            self._flush_due = True
-            self._loop.call_soon(self._flush)
+    @property
+    def paused(self) -> bool:
+        return self._outbox.paused
 
     def forget(self, call: StreamCall) -> None:
         self._calls.pop(call.stream, None)
@@ -176,8 +123,7 @@ class GuestConnection(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=_WRITE_HIGH)
+        self._outbox.open(cast(asyncio.Transport, transport))
 
     def data_received(self, data: bytes) -> None:
         decoder = self._decoder
@@ -199,23 +145,19 @@ class GuestConnection(asyncio.Protocol):
             self._violate(decoder.violation)
 
     def pause_writing(self) -> None:
-        self.paused = True
-        self._stall_timer = self._loop.call_later(self._stall, self._stalled)
+        self._outbox.pause()
 
     def resume_writing(self) -> None:
-        self.paused = False
-        self._held = 0
-        if self._stall_timer is not None:
-            self._stall_timer.cancel()
-        self._flush()
+        self._outbox.resume()
         for call in list(self._calls.values()):
-            if self.paused:
+            if self._outbox.paused:
                 return
             call.pump()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        told = self._life.greeted  # else `open` raises, and its caller hears of it so
         self._end(FunctionCrashed("the function's instance ended"))
-        if self._on_closed is not None:
+        if self._on_closed is not None and told:
             on_closed, self._on_closed = self._on_closed, None
             on_closed()
 
@@ -223,7 +165,7 @@ class GuestConnection(asyncio.Protocol):
 
     def _response(self, call: StreamCall, payload: bytes, end: bool) -> None:
         size = int.from_bytes(payload[:4], "big") + 4
-        if len(payload) < size or size < 4 or len(payload) < 4:
+        if len(payload) < size:
             return self._violate("a response whose head is longer than its frame")
         if call.answered:
             return self._reject(call, "it answered twice")
@@ -264,93 +206,59 @@ class GuestConnection(asyncio.Protocol):
         if end:
             if not call.sent_end:  # the answer came before the whole request: we send no more of it
                 self.push(frames.frame(frames.BODY, call.stream, b"", frames.END))
-            call.ended = True
-            del self._calls[call.stream]
+            call.end()
         return True
 
     def _other(self, kind: int, stream: int, payload: bytes) -> None:
+        wrong: str | None = None
         if kind == frames.LOG:
             wrong = self._logs.take(payload)
-            if wrong is not None:
-                self._violate(wrong)
         elif kind == frames.PING:
             if len(payload) > frames.MAX_PING:
-                return self._violate("too long a ping")
-            self.push(frames.frame(frames.PONG, 0, payload))
+                wrong = "too long a ping"
+            else:
+                self.push(frames.frame(frames.PONG, 0, payload))
         elif kind == frames.PONG:
-            waiting = self._pings.pop(payload, None)
-            if waiting is not None and not waiting.done():
-                waiting.set_result(None)
+            self._life.pong(payload)
         elif kind in (frames.HELLO, frames.READY, frames.INIT_ERROR):
-            self._lifecycle(kind, payload)
-        elif kind in (frames.LOAD, frames.REQUEST, frames.DRAIN, frames.LOG_WINDOW_UPDATE):
-            self._violate("a frame that only a host may send")
+            wrong = self._life.take(kind, payload)
+        elif kind in _FROM_HOST:
+            wrong = "a frame that only a host may send"
         else:
             call = self._calls.get(stream)
             if call is None:
-                return self._stray(stream, kind != frames.WINDOW)
-            self._about(call, kind, payload)
-        return None
+                self._stray(stream, kind != frames.WINDOW_UPDATE)
+            else:
+                wrong = self._about(call, kind, payload)
+        if wrong is not None:
+            self._violate(wrong)
 
-    def _about(self, call: StreamCall, kind: int, payload: bytes) -> None:
-        """The rarer frames of a stream."""
+    def _about(self, call: StreamCall, kind: int, payload: bytes) -> str | None:
+        """The rarer frames of a stream; returns what is wrong when one breaks the protocol."""
         if kind == frames.WINDOW_UPDATE:
             credit = frames.read_u32(payload)
             if credit is None or call.send_credit + credit > frames.MAX_WINDOW:
-                return self._violate("a malformed window")
+                return "a malformed window"
             call.send_credit += credit
-            return call.pump()
-        if kind == frames.TRAILERS:
+            call.pump()
+        elif kind == frames.TRAILERS:
             if not call.answered or not trailers_well_formed(payload):
-                return self._reject(call, "its trailers are malformed")
-            if self._count(call, 0, True):
+                self._reject(call, "its trailers are malformed")
+            elif self._count(call, 0, True):
                 call.exchange.on_trailers(payload)
         elif kind == frames.ERROR:
-            detail = _object(payload)
+            detail = json_object(payload)
             if detail is None:
-                return self._violate("a malformed error frame")
-            told = {key: plain(detail.get(key), _TEXT_MAX) for key in ("type", "message", "traceback")}
-            name, message = told["type"] or "Error", told["message"]
-            kind_of = FunctionBadResponse if name == "BadResponse" else FunctionFailed
-            text = message if name == "BadResponse" else f"{name}: {message}" if message else name
+                return "a malformed error frame"
+            told = {key: plain(detail.get(key), TEXT_MAX) for key in ("type", "message", "traceback")}
             call.end()
-            call.exchange.on_failed(kind_of(text, hint="see the function's logs"), told)
+            call.exchange.on_failed(_failure(told), told)
         elif kind == frames.CANCEL:
             call.end()
             call.exchange.on_failed(FunctionBadResponse("the function gave up its answer"), None)
         else:  # upgrade: our hello did not offer it
             self._reject(call, "it wants to switch protocols, which is not supported")
         return None
-
-    def _lifecycle(self, kind: int, payload: bytes) -> None:
-        told = _object(payload)
-        if told is None:
-            return self._violate("a malformed hello, ready or init-error frame")
-        if kind == frames.HELLO:
-            window = told.get("window", frames.WINDOW)
-            if self._greeting.done() or told.get("version") != frames.VERSION:
-                return self._violate("it speaks another version of the guest protocol")
-            if type(window) is not int or not 0 <= window <= frames.MAX_WINDOW:
-                return self._violate("a malformed window in its hello")
-            self._window = window
-            self.push(
-                frames.json_frame(
-                    frames.HELLO,
-                    0,
-                    {
-                        "version": frames.VERSION,
-                        "features": [],
-                        "window": frames.WINDOW,
-                        "log_window": frames.LOG_WINDOW,
-                    },
-                )
-            )
-            return self._greeting.set_result(told)
-        if self._loading is None or self._loading.done():
-            return self._violate("ready or init-error without load")
-        if kind == frames.READY:
-            return self._loading.set_result(told)
-        return self._loading.set_exception(_load_failed(told))
 
     # Ends.
 
@@ -363,13 +271,14 @@ class GuestConnection(asyncio.Protocol):
 
     def _reject(self, call: StreamCall, what: str) -> None:
         """One answer makes no sense; the others go on."""
-        call.cancel("bad_response")
+        call.end()
+        self.push(frames.json_frame(frames.CANCEL, call.stream, {"reason": "bad_response"}))
         call.exchange.on_failed(FunctionBadResponse(f"the function's answer makes no sense: {what}"), None)
 
     def _violate(self, what: str) -> None:
         self._end(FunctionBadResponse(f"the function's instance broke the guest protocol: {what}"))
 
-    def _stalled(self) -> None:
+    def _stuck(self) -> None:
         self._end(FunctionCrashed("the function's instance stopped reading and was ended"))
 
     def _death(self) -> HearthError:
@@ -381,19 +290,8 @@ class GuestConnection(asyncio.Protocol):
         self._closed = True
         self._error = error
         self._logs.close()
-        self._out.clear()
-        if self._stall_timer is not None:
-            self._stall_timer.cancel()
-        if self._transport is not None:
-            self._transport.abort()
-        if not self._greeting.done():
-            self._greeting.set_exception(ProtocolViolation(error.message))
-            self._greeting.exception()  # read once, so that an abandoned future does not warn
-        crashed = FunctionCrashed(error.message)
-        for future in (self._loading, *self._pings.values()):
-            if future is not None and not future.done():
-                future.set_exception(crashed)
-                future.exception()
+        self._outbox.close()
+        self._life.end(error)
         calls, released = list(self._calls.values()), list(self._cancelled.values())
         self._calls.clear()
         self._cancelled.clear()
@@ -414,31 +312,14 @@ class GuestConnection(asyncio.Protocol):
             self._heads[head] = parsed
         return parsed
 
-    def _flush(self) -> None:
-        self._flush_due = False
-        out = self._out
-        if out and not self.paused and self._transport is not None:
-            data = out[0] if len(out) == 1 else b"".join(out)
-            out.clear()
-            self._transport.write(data)
+    def _left(self, deadline: float) -> float:
+        return max(0.0, deadline - self._clock.monotonic())
 
 
-def _object(payload: bytes) -> dict[str, Any] | None:
-    try:
-        value = json.loads(payload)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _load_failed(told: dict[str, Any]) -> FunctionLoadFailed:
-    details: dict[str, Any] = {
-        key: plain(told.get(key), _TEXT_MAX) for key in ("type", "message", "traceback", "file")
-    }
-    line = told.get("line")
-    details["line"] = line if type(line) is int and line > 0 else None
-    where = ""
-    if details["file"]:
-        where = f" ({details['file']}" + (f", line {details['line']})" if details["line"] else ")")
-    text = ": ".join(part for part in (details["type"], details["message"]) if part) or "it did not load"
-    return FunctionLoadFailed(text + where, hint="see the traceback in the function's logs", details=details)
+def _failure(told: dict[str, str]) -> HearthError:
+    name, message = told["type"] or "Error", told["message"]
+    if name == "BadResponse":
+        return FunctionBadResponse(
+            message or "the function's answer makes no sense", hint="see the function's logs"
+        )
+    return FunctionFailed(f"{name}: {message}" if message else name, hint="see the function's logs")

@@ -8,8 +8,9 @@ import socket
 from collections.abc import Callable
 
 from hearth.core.errors import ProtocolViolation
-from hearth.guest.connection import STALL, GuestConnection
+from hearth.guest.connection import GuestConnection
 from hearth.guest.logs import OnLog
+from hearth.guest.outbox import STALL
 from hearth.ports.clock import Clock
 
 
