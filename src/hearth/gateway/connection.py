@@ -168,7 +168,7 @@ class Connection(asyncio.Protocol):
             self._lines.append(name + b":" + value)
 
     def on_headers_complete(self) -> None:
-        if self._muted:
+        if self._muted or self._fault is not None:
             return
         try:
             request = self._make_request()

@@ -11,8 +11,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import uvloop
-
 from hearth.app.invoke import Recorder
 from hearth.app.launcher import Launcher
 from hearth.app.pool import Pool
@@ -328,4 +326,4 @@ async def shard(
         await asyncio.sleep(0)
 
 
-__all__ = ["FakeCall", "FakeGuest", "FunctionConfig", "Scale", "SimpleNamespace", "shard", "uvloop"]
+__all__ = ["FakeCall", "FakeGuest", "FunctionConfig", "Scale", "SimpleNamespace", "shard"]
