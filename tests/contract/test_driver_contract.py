@@ -264,7 +264,7 @@ async def test_a_start_whose_time_is_up_leaves_nothing(rig: Rig) -> None:
 
 
 async def test_a_start_that_is_cancelled_leaves_nothing(rig: Rig) -> None:
-    for delay in (0, 0.002, 0.006, 0.012):
+    for delay in (0, 0.001, 0.002, 0.003, 0.004, 0.005, 0.006, 0.008, 0.012):
         starting = asyncio.ensure_future(rig.driver.start(rig.spec(GUEST), soon()))
         await asyncio.sleep(delay)
         starting.cancel()

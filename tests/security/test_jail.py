@@ -230,12 +230,16 @@ r = {
   'rename': attempt(os.rename, '/hearth/code', '/hearth/other'),
   'unlink': attempt(os.unlink, '/hearth/code/main.txt'),
   'secret': attempt(lambda: open('/run/secrets/KEY', 'w')),
+  'own secret': attempt(os.chmod, '/run/secrets/KEY', 0o600),
+  'another': attempt(lambda: open('/run/secrets/OTHER', 'w')),
   'umount': attempt(lambda: (_ for _ in ()).throw(OSError(ctypes.get_errno(), '')) if libc.umount2(b'/hearth/code', 2) else None),
   'read': open('/hearth/code/main.txt').read(), 'secret_text': open('/run/secrets/KEY').read(),
 }
 s.sendall(json.dumps(r).encode() + b'\\n'); s.recv(1)
 """
     artifact = rig.artifact(**{"main.txt": "code"})
+    (rig.folders["artifact"] / artifact).chmod(0o777)  # the mount holds, not the files' modes
+    (rig.folders["artifact"] / artifact / "main.txt").chmod(0o666)
     handle = await rig.start(HELPERS + code)
     fd = await rig.driver.connect(handle, soon())
     await rig.attach(handle, artifact, secrets=(("KEY", b"value"),))

@@ -24,7 +24,7 @@ from hearth.drivers.bubblewrap.machine import Machine
 from hearth.drivers.bubblewrap.slots import Slot
 from hearth.drivers.bubblewrap.sources import check_network
 from hearth.drivers.bubblewrap.spawn import Spawned, child_of, program_of, spawn
-from hearth.drivers.bubblewrap.watch import Watched
+from hearth.drivers.bubblewrap.watch import Watched, reap_orphans
 from hearth.ports.egress import NetHandle
 
 _RETRY = 0.002  # seconds between looks at a group that is emptying: v1 has no event for it
@@ -229,6 +229,8 @@ class Sandbox:
             await self._remove()
 
     async def _remove(self) -> None:
+        if self._spawned is not None and not self.exit.done():
+            self._spawned.process.kill()  # it may not have joined the group yet; from now on it makes no more
         if self._group is not None:
             await self._kill(self._group)
         await self._settle()
@@ -248,7 +250,8 @@ class Sandbox:
 
     async def _kill(self, group: Group) -> None:
         deadline = time.monotonic() + _KILL_LIMIT
-        while cgroups.pids_of(group.directories):
+        outer = None if self._spawned is None else self._spawned.outer
+        while cgroups.pids_of(group.directories) or (outer is not None and not outer.ended.is_set()):
             group.kill()
             if self._child is not None:
                 self._child.reap()
@@ -259,9 +262,11 @@ class Sandbox:
     async def _settle(self) -> None:
         """Everything is killed: wait until bubblewrap is reaped and the exit is known."""
         if self._spawned is not None:
-            self._spawned.process.kill()  # when it hadn't joined the group yet
-            await self._spawned.outer.ended.wait()
             self._spawned.process.wait()
+            if self._watching is None and self._uid is not None:
+                await reap_orphans(
+                    self._uid, _REMOVE_LIMIT
+                )  # its pid 1 came to us when bubblewrap died, unnamed
         if self._watching is not None:
             await self._watching
         if not self.exit.done():

@@ -7,7 +7,9 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from hearth.core.errors import SandboxFailed
 
@@ -48,6 +50,37 @@ class Watched:
             self._loop.remove_reader(self.fd)
             os.close(self.fd)
             self.fd = -1
+
+
+async def reap_orphans(uid: int, timeout: float) -> None:
+    """Wait until no child of ours has this uid any more, and take each out of the process table as it ends.
+
+    Args:
+        uid: of one sandbox, whose processes are all killed already.
+        timeout: seconds; then what is left stays.
+    """
+    deadline = time.monotonic() + timeout
+    while (left := [pid for pid in _children() if _has_uid(pid, uid)]) and time.monotonic() < deadline:
+        for pid in left:
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+        await asyncio.sleep(0.002)
+
+
+def _children() -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it is gone
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == os.getpid():
+                found.append(int(stat.parent.name))
+    return found
+
+
+def _has_uid(pid: int, uid: int) -> bool:
+    try:
+        return f"\nUid:\t{uid}\t" in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
 
 
 async def run(command: Sequence[str], timeout: float) -> None:
