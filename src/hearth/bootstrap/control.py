@@ -63,7 +63,10 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
         )
         stack.push_async_callback(store.close)
         await store.check_root_key(root.fingerprint())
-        await store.clear_owners(context.instance)
+        first = context.run_dir / "control" / "first"  # goes with the run directory: once per `hearth up`
+        if not first.exists():
+            await store.clear_owners(context.instance)
+            first.touch()
         await store.start_owner(context.owner, context.instance, "control")
         driver = RemoteDriver(context.keeper_socket, context.owner, "control")
         stack.callback(driver.close)

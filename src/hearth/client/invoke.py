@@ -21,25 +21,17 @@ _ERROR_BODY_MAX = 1 << 20
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")  # RFC 9110, section 5.6.2
 
 
-def credential_headers(client: Client, namespace: str, name: str) -> dict[str, str]:
-    """The headers by which the caller proves who it is.
+def credential_headers(client: Client) -> dict[str, str]:
+    """The header by which the caller proves who it is, if it can.
 
-    A public function is given `Authorization` as it came (it may have users of its own), so a login's token must
-    never be sent to one: it is asked first what the function is. An API key goes in `X-Hearth-Key`, which no
-    function ever sees.
+    `X-Hearth-Key` is Hearth's on every function and never passed on, so a login's token is safe in it. `Authorization`
+    is not: a public function is given it as it came, since it may have users of its own.
 
     Raises:
-        NotFound: no such function, or nobody who may know of it.
         Unauthenticated: the session has ended.
     """
     token = client.connection.bearer()
-    if token is None:
-        return {}
-    if client.connection.api_key is not None:
-        return {"X-Hearth-Key": token}
-    if client.function(namespace, name).auth == "public":
-        return {}
-    return {"Authorization": f"Bearer {client.connection.bearer()}"}
+    return {} if token is None else {"X-Hearth-Key": token}
 
 
 @contextlib.contextmanager
@@ -69,7 +61,7 @@ def invoke(
         if _HEADER_NAME.match(key) is None or not value.isascii() or not value.isprintable():
             raise InvalidInput(f"{key!r} can't be sent as a header", hint="write NAME:VALUE in plain ASCII")
     own = {"authorization", "x-hearth-key"}.isdisjoint(key.lower() for key in headers)
-    sent = {**(credential_headers(client, namespace, name) if own else {}), **headers}
+    sent = {**(credential_headers(client) if own else {}), **headers}
     target = f"/fn/{namespace}/{name}" + (path if path.startswith(("/", "?")) or not path else f"/{path}")
     connection = client.connection
     with connection.http.exchange(
