@@ -75,6 +75,18 @@ REGISTRY_VARIABLES = (
     "PIP_CERT",
     "REQUESTS_CA_BUNDLE",
     "NODE_EXTRA_CA_CERTS",
+    "ALL_PROXY",
+    "all_proxy",
+    "CURL_CA_BUNDLE",
+    "npm_config_cafile",
+    "npm_config_strict_ssl",
+    "PIP_TRUSTED_HOST",
+    "PIP_DEFAULT_TIMEOUT",
+    "UV_INSECURE_HOST",
+    "UV_INDEX_STRATEGY",
+    "UV_HTTP_TIMEOUT",
+    "GONOSUMCHECK",
+    "GOINSECURE",
 )
 """What builds are told of the operator's package indexes, proxies and certificate authorities."""
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import hearth
+from hearth.build.registries import read_registries
 from hearth.config import environment, is_loopback, registry_files, settings_to_json
 from hearth.core.errors import StartupFailed
 from hearth.core.settings import Settings
@@ -154,6 +155,8 @@ def _specs(
 
     files = registry_files(environment())
     prefixes = [str(path) for path in (Path(sys.base_prefix).resolve(),) if not path.is_relative_to("/usr")]
+    registries = read_registries(dict(settings.registry_env), files["pip_conf"], files["npmrc"])
+    prefixes += [folder for folder in registries.folders if Path(folder).is_dir()]
     return [
         spec("keeper", "keeper", 0, {"prefixes": prefixes}, {}, drop=False),
         spec("control", "control", 1, {"setup_token": setup_token, **files}, {"key": key_fd}),
