@@ -149,13 +149,14 @@ class Prover:
 def failure_of(error: HearthError) -> Failure:
     """An error as it is kept with a version: file and line where they are known, what was printed last."""
     details = error.details
-    parts = [str(details[key]) for key in ("tail", "traceback") if details.get(key)]
+    tail, traceback = (str(details.get(key) or "").strip("\n") for key in ("tail", "traceback"))
+    parts = [tail] if traceback in tail else [tail, traceback]  # a shim logs what it reports
     file, line = details.get("file"), details.get("line")
     return Failure(
         code=error.code,
         message=error.message,
         hint=error.hint,
-        tail="\n".join(parts)[-TAIL_MAX:],
+        tail="\n".join(filter(None, parts))[-TAIL_MAX:],
         file=file if isinstance(file, str) and file else None,
         line=line if isinstance(line, int) else None,
     )

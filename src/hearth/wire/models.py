@@ -146,13 +146,13 @@ class VersionItem(Model):
     number: int
     state: str
     runtime: str
-    toolchain: str | None
-    handler: str | None
+    toolchain: str | None = None
+    handler: str | None = None
     auth: str
     config: dict[str, Any]
     source: str
     created_at: int
-    ready_at: int | None
+    ready_at: int | None = None
     failure: FailureItem | None = None
 
 
