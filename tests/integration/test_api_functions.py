@@ -12,6 +12,7 @@ import pytest
 
 from hearth.core import limits
 from hearth.core.launch import Probe
+from hearth.wire.models import DeployEvent
 from tests.integration.build_platform import Platform, archive, platform
 
 BASE = "/api/v1/functions/jo-fn/hello"
@@ -32,7 +33,10 @@ async def events(plat: Platform, headers: dict[str, str], number: int) -> list[d
     async with plat.api.client.stream("GET", f"{BASE}/versions/{number}/progress", headers=headers) as answer:
         assert answer.status_code == 200
         assert answer.headers["content-type"] == "application/x-ndjson"
-        return [json.loads(line) async for line in answer.aiter_lines() if line]
+        lines = [line async for line in answer.aiter_lines() if line]
+    for line in lines:
+        DeployEvent.model_validate_json(line)  # as the client reads it
+    return [json.loads(line) for line in lines]
 
 
 async def test_from_upload_to_ready(plat: Platform, jo: dict[str, str]) -> None:

@@ -184,10 +184,10 @@ async def _told(
                 version=version_of(event.row) if final and event.row is not None else None,
                 url=url_of(settings, function) if event.kind == "done" else None,
             )
-            yield told.model_dump_json(exclude_none=True).encode() + b"\n"
+            yield told.model_dump_json().encode() + b"\n"
     except HearthError as error:  # the head is out: the reason can only come as a line
         failed = wire.DeployEvent(kind="failed", text=error.message)
-        yield failed.model_dump_json(exclude_none=True).encode() + b"\n"
+        yield failed.model_dump_json().encode() + b"\n"
 
 
 async def _lines(lines: AsyncIterator[LogLine]) -> AsyncIterator[bytes]:

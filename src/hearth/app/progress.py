@@ -56,13 +56,15 @@ async def follow(
                 if found is None:
                     raise NotFound("the function was deleted while it was deployed")
                 row = found
+            final = row.state in _FINAL
+            if not final and (row.state is not said or loop.time() >= next_beat):
+                said, next_beat = row.state, loop.time() + BEAT
+                yield Progress("state", row=row)
             for text in feed.lines(row.id, index):
                 index += 1
                 yield Progress("log", text)
-            if row.state is not said or loop.time() >= next_beat:
-                said, next_beat = row.state, loop.time() + BEAT
+            if final:
                 yield Progress("state", row=row)
-            if row.state in _FINAL:
                 yield Progress("done" if row.state is VersionState.READY else "failed", row=row)
                 return
             try:
