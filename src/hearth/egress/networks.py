@@ -97,7 +97,7 @@ class HostNetworks:
             return
         self._ground, self._door = ground, Door(ground)
         self._free.extend(list(ground.names.block.hosts())[1:])  # the first is the gateway
-        self._watch = Watch(ground.names.table, self._noticed.set, self._noticed.set, self._on_docker)
+        self._watch = Watch(ground.names.table, self.look, self.look, self._on_docker)
         try:
             self._watch.start()
         except OSError as error:
@@ -107,7 +107,7 @@ class HostNetworks:
         self._fault = None
         for obstacle in await self._in_lane(partial(obstacles, ground)):
             log.warning("%s", obstacle)
-        self._noticed.set()  # what happened before the watch listened
+        self.look()  # what happened before the watch listened
         self._spawn(self._guard(self._door))
 
     async def stop(self) -> None:
@@ -153,6 +153,14 @@ class HostNetworks:
         if self._ground is None:
             return None
         return self._ground.udp, self._ground.tcp, str(self._ground.names.block)
+
+    def look(self) -> None:
+        """Have the rules looked at now, and mended where they are not as they should be."""
+        self._noticed.set()
+
+    def holds(self, sandbox: str) -> bool:
+        """Whether a sandbox has a network here, or one that is being removed."""
+        return sandbox in self._places
 
     # -- one sandbox ---------------------------------------------------------------------------------------
 
@@ -236,15 +244,17 @@ class HostNetworks:
     async def _guard(self, door: Door) -> None:
         """Look after the rules at every notice and at every tick."""
         while True:
+            # Not wait_for: on Python 3.11 it can swallow the cancellation of `stop`.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._noticed.wait(), self._tick)
+                async with asyncio.timeout(self._tick):
+                    await self._noticed.wait()
             self._noticed.clear()
             docker, self._docker_noticed = self._docker_noticed, False
             self._fault = await self._in_lane(partial(door.inspect, docker))
 
     def _on_docker(self) -> None:
         self._docker_noticed = True
-        self._noticed.set()
+        self.look()
 
     async def _in_lane(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._lane, work)
