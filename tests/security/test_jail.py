@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from hearth.core.launch import Disk, Limits
+from hearth.core.launch import Disk, Limits, Mount
 from hearth.drivers.bubblewrap import argv, cgroups
 from tests.contract.driver_cases import Rig, bubblewrap_rig, read_some, read_until, soon
 
@@ -528,3 +528,18 @@ async def test_a_disk_is_kept_between_sandboxes_and_another_at_once_gets_a_fresh
 async def test_a_disk_is_full_at_its_size(rig: Rig) -> None:
     code = "print(json.dumps(attempt(lambda: open('/work/big', 'wb').write(bytes(40 << 20)))))"
     assert await told(rig, code, disk=Disk("ns_b", 24 * MIB, "/work")) == "ENOSPC"
+
+
+async def test_mounted_folders_are_read_only_whatever_their_modes(rig: Rig) -> None:
+    tool = rig.folders["toolchain"] / "tool"
+    tool.mkdir()
+    tool.chmod(0o777)
+    (tool / "file").write_text("tool")
+    (tool / "file").chmod(0o666)
+    seen = await told(
+        rig,
+        "print(json.dumps([attempt(lambda: open('/tools/x/new', 'w')), attempt(lambda: open('/tools/x/file', 'w')), attempt(os.chmod, '/tools/x/file', 0o777)]))",
+        mounts=(Mount("toolchain", "tool", "/tools/x"),),
+    )
+    assert seen == ["EROFS"] * 3
+    assert (tool / "file").read_text() == "tool"

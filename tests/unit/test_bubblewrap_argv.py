@@ -7,7 +7,7 @@ import os
 import pytest
 
 from hearth.drivers.bubblewrap import argv, spawn
-from hearth.drivers.bubblewrap.status import Status
+from hearth.drivers.bubblewrap.status import Status, exit_of
 
 GOLDEN = [
     "--unshare-user",
@@ -188,3 +188,23 @@ def test_a_memory_file_is_rewound() -> None:
         assert os.read(fd, 200_000) == b"x" * 100_000
     finally:
         os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("code", "kills", "wanted"),
+    [
+        (0, 0, (0, None, False)),
+        (7, 0, (7, None, False)),
+        (0, 1, (0, None, True)),  # a child was killed for memory, the program went on
+        (137, 1, (None, 9, True)),
+        (143, 0, (None, 15, False)),
+        (255, 0, (255, None, False)),
+        (None, 0, (None, 9, False)),
+        (None, 1, (None, 9, True)),
+    ],
+)
+def test_how_a_sandbox_ended(
+    code: int | None, kills: int, wanted: tuple[int | None, int | None, bool]
+) -> None:
+    ended = exit_of(code, kills)
+    assert (ended.code, ended.signal, ended.oom) == wanted

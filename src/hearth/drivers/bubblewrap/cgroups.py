@@ -6,16 +6,20 @@ before bubblewrap is started, so nothing of it is ever outside.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from hearth.core.errors import SandboxFailed
 from hearth.core.launch import Limits, Usage
 
 PERIOD = 100_000  # microseconds in which the cpu quota is counted
+_RETRY = 0.002  # seconds between attempts: nothing tells of the moment in which the kernel lets go
 OWN_PIDS = 3  # the outer bubblewrap, its inner reaper, and one while they change places
 
 
@@ -120,6 +124,15 @@ def remove(directories: tuple[Path, ...]) -> bool:
         except OSError:  # EBUSY: a process is still leaving
             gone = False
     return gone
+
+
+async def remove_soon(directories: tuple[Path, ...], timeout: float) -> None:
+    """Remove a group whose processes are all killed. Raises SandboxFailed when that takes longer than `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not remove(directories):
+        if time.monotonic() > deadline:
+            raise SandboxFailed(f"the control group {directories[0]} can't be removed")
+        await asyncio.sleep(_RETRY)
 
 
 def detect(instance: str) -> Groups:

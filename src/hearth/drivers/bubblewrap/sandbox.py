@@ -24,6 +24,7 @@ from hearth.drivers.bubblewrap.machine import Machine
 from hearth.drivers.bubblewrap.slots import Slot
 from hearth.drivers.bubblewrap.sources import check_network
 from hearth.drivers.bubblewrap.spawn import Spawned, child_of, program_of, spawn
+from hearth.drivers.bubblewrap.status import exit_of
 from hearth.drivers.bubblewrap.watch import Watched, reap_orphans
 from hearth.ports.egress import NetHandle
 
@@ -131,18 +132,7 @@ class Sandbox:
         if self._guest is not None:
             self._guest.ended()
         if not self.exit.done():
-            self.exit.set_result(self._exit(spawned.status.code))
-
-    def _exit(self, code: int | None) -> Exit:
-        oom = self.usage().oom_kills > 0
-        if code is None:
-            reason = "killed for memory" if oom else "killed"
-            return Exit(None, int(signal.SIGKILL), oom, reason)
-        if (
-            128 < code <= 128 + 64
-        ):  # as shells say it; bubblewrap can't tell it from the program's own exit code
-            return Exit(None, code - 128, oom, "killed for memory" if oom else "ended by a signal")
-        return Exit(code, None, oom, "killed for memory in it" if oom else "")
+            self.exit.set_result(exit_of(spawned.status.code, self.usage().oom_kills))
 
     async def attach(self, attachment: Attachment) -> None:
         """See `ports.driver.CanAttach`."""
@@ -240,7 +230,7 @@ class Sandbox:
         self._close_descriptors()
         self._slot.remove()
         if self._group is not None:
-            await _remove_group(self._group)
+            await cgroups.remove_soon(self._group.directories, _REMOVE_LIMIT)
         if self._disk is not None:
             await self._machine.disks.give_back(self._disk)
             self._disk = None
@@ -287,11 +277,3 @@ class Sandbox:
                 if fd >= 0:
                     os.close(fd)
             spawned.stdout = spawned.stderr = -1
-
-
-async def _remove_group(group: Group) -> None:
-    deadline = time.monotonic() + _REMOVE_LIMIT
-    while not cgroups.remove(group.directories):
-        if time.monotonic() > deadline:
-            raise SandboxFailed(f"the control group {group.directories[0]} can't be removed")
-        await asyncio.sleep(_RETRY)

@@ -62,9 +62,13 @@ async def reap_orphans(uid: int, timeout: float) -> None:
     deadline = time.monotonic() + timeout
     while (left := [pid for pid in _children() if _has_uid(pid, uid)]) and time.monotonic() < deadline:
         for pid in left:
-            with contextlib.suppress(ChildProcessError):
-                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+            _reap(pid)
         await asyncio.sleep(0.002)
+
+
+def _reap(pid: int) -> None:
+    with contextlib.suppress(ChildProcessError):
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
 
 
 def _children() -> list[int]:
