@@ -150,7 +150,7 @@ class Functions:
                 number=len(function.versions) + 1,
                 state="failed" if failed else "ready",
                 runtime=config.runtime,
-                toolchain="python-3.11.2",
+                toolchain=None if failed else "python-3.11.2",
                 handler="handler.handler",
                 auth=config.auth,
                 config=config_to_json(config),
@@ -178,7 +178,9 @@ class Functions:
         version = function.versions[n - 1]
 
         def line(**values: Any) -> str:
-            return models.DeployEvent(**values).model_dump_json() + "\n"
+            return (
+                models.DeployEvent(**values).model_dump_json(exclude_none=True) + "\n"
+            )  # as api.functions does
 
         yield line(kind="state", state="building")
         yield line(kind="log", text="line one")

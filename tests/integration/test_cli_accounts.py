@@ -184,3 +184,18 @@ def test_server_and_namespace_are_remembered(hearth: Program, platform: Platform
     )
     for url in ("127.0.0.1:8080", "ftp://x", "http://", "http://u:p@x", "http://x:y"):
         assert "hint: write it like http://127.0.0.1:8080" in hearth("whoami", "--server", url, code=2).stderr
+
+
+def test_a_password_is_reset_on_the_host(hearth: Program, platform: Platform, tmp_path: Path) -> None:
+    hearth.register("jo@example.com")
+    reset = ("password", "reset", "--password-stdin", "--data-dir")
+    done = hearth(
+        *reset, str(platform.folder), "jo@example.com", stdin="another long one\n", HEARTH_SERVER=""
+    )
+    assert done.stdout == "The password of jo@example.com is reset.\n"
+    login = ("login", "--email", "jo@example.com", "--password-stdin")
+    hearth(*login, stdin=PASSWORD, code=3)
+    hearth(*login, stdin="another long one\n")
+    hearth(*reset, str(platform.folder), "no@example.com", stdin=PASSWORD, code=4)
+    hearth(*reset, str(tmp_path), "jo@example.com", stdin=PASSWORD, code=4)
+    assert not (tmp_path / "hearth.db").exists()

@@ -16,7 +16,6 @@ import httpx
 from hearth.client.connection import Connection
 from hearth.client.http import parse
 from hearth.core.errors import HearthError
-from hearth.core.limits import BUILD_TIMEOUT
 from hearth.wire import models
 
 T = TypeVar("T", bound=models.Model)
@@ -138,6 +137,7 @@ class Client:
             _path(namespace, name, "/versions"),
             body=chunks,
             content_type=content_type,
+            length=archive.stat().st_size,
             timeout=_STORE_TIMEOUT,
         )
         return parse(models.Deployed, answer)
@@ -145,7 +145,7 @@ class Client:
     def progress(self, namespace: str, name: str, number: int) -> Iterator[models.DeployEvent]:
         """The events of a deploy from its beginning, until one is ``done`` or ``failed``."""
         path = _path(namespace, name, f"/versions/{number}/progress")
-        return self._lines(models.DeployEvent, path, {}, timeout=BUILD_TIMEOUT + 60)
+        return self._lines(models.DeployEvent, path, {})
 
     def logs(
         self,
@@ -169,8 +169,7 @@ class Client:
             "follow": "true" if follow else None,
         }
         params = {key: value for key, value in asked.items() if value is not None}
-        timeout = None if follow else 60.0
-        return self._lines(models.LogItem, _path(namespace, name, "/logs"), params, timeout=timeout)
+        return self._lines(models.LogItem, _path(namespace, name, "/logs"), params)
 
     # shapes
 
@@ -192,10 +191,9 @@ class Client:
                 return
             after = page.next
 
-    def _lines(
-        self, item: type[T], path: str, params: Mapping[str, str | int], *, timeout: float | None
-    ) -> Iterator[T]:
-        with self.connection.stream("GET", path, params=params, timeout=timeout) as response:
+    def _lines(self, item: type[T], path: str, params: Mapping[str, str | int]) -> Iterator[T]:
+        # the server breaks every silence well before the timeout: an empty line, or the state once more
+        with self.connection.stream("GET", path, params=params) as response:
             for line in split_lines(response):
                 yield parse(item, line)
 

@@ -141,6 +141,7 @@ class Connection:
         params: Mapping[str, str | int] | None = None,
         body: Body = None,
         content_type: str = "application/json",
+        length: int | None = None,
         anonymous: bool = False,
         timeout: float = ANSWER_TIMEOUT,
     ) -> bytes:
@@ -151,6 +152,7 @@ class Connection:
             params=params,
             body=body,
             content_type=content_type,
+            length=length,
             anonymous=anonymous,
             timeout=timeout,
         ) as response:
@@ -165,12 +167,14 @@ class Connection:
         params: Mapping[str, str | int] | None = None,
         body: Body = None,
         content_type: str = "application/json",
+        length: int | None = None,
         anonymous: bool = False,
         timeout: float | None = ANSWER_TIMEOUT,
     ) -> Iterator[httpx.Response]:
         """One call of the management API whose answer is read as it comes.
 
         Args:
+            length: bytes of a body that is made on the way; told to the server, who may refuse it at once.
             timeout: seconds without a byte after which the answer is given up; None never.
 
         Raises:
@@ -182,6 +186,8 @@ class Connection:
         if token is None and not anonymous:
             raise Unauthenticated(f"you are not logged in to {self.server}", hint=NOT_LOGGED_IN)
         headers = {"Content-Type": content_type} if body is not None else {}
+        if length is not None:
+            headers["Content-Length"] = str(length)
         renewed = False
         while True:
             if token is not None:

@@ -145,7 +145,7 @@ def _answer(response: httpx.Response) -> dict[str, Any]:
 def _explain(error: FunctionError, name: str, options: Options) -> None:
     """Show what the function left behind; tell where the rest is."""
     traceback = error.details.get("traceback")
-    if isinstance(traceback, str) and not options.json:
+    if isinstance(traceback, str) and traceback.strip() and not options.json:
         for line in safe_lines(traceback.rstrip()):
             note(line)
     invocation = error.details.get("invocation")
