@@ -19,7 +19,7 @@ import pytest
 from tests.contract.driver_cases import Rig, assert_nothing_left, make_folders
 
 from hearth.core.launch import Disk
-from hearth.drivers.bubblewrap import BubblewrapDriver, cgroups
+from hearth.drivers.bubblewrap import BubblewrapDriver, cgroup_tree, cgroups
 from hearth.drivers.safe import safe
 
 pytestmark = pytest.mark.root
@@ -79,7 +79,7 @@ def keeper(instance: str, run: Path, data: Path, namespace: str) -> AsyncIterato
 def members(instance: str) -> set[int]:
     return {
         pid
-        for group in cgroups.detect(instance).existing().values()
+        for group in cgroup_tree.detect(instance).existing().values()
         for pid in cgroups.pids_of(group.directories)
     }
 
@@ -114,7 +114,7 @@ async def test_what_outlives_its_keeper_is_killed_by_the_next_one(
 ) -> None:
     """Without bubblewrap's courtesy: a process in a group of the instance that nobody watches."""
     instance, run, data = place
-    groups = cgroups.detect(instance)
+    groups = cgroup_tree.detect(instance)
     groups.open()
     from hearth.core.launch import Limits
 

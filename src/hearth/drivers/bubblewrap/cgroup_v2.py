@@ -1,13 +1,17 @@
 """cgroup v2: one directory per sandbox (Documentation/admin-guide/cgroup-v2.rst).
 
 A group that hands controllers to its children may hold no process itself, except the root of the whole tree. So where
-systemd delegated a group to us, everything in it first moves into a leaf.
+systemd delegated a group to us, everything in it first moves into a leaf, and back when the last platform there ends.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +19,8 @@ from hearth.core.launch import Limits, Usage
 from hearth.drivers.bubblewrap import cgroups, files
 
 _LIMITS = ("memory", "cpu", "pids")
-_LEAF = "hearth-platform"
+LEAF = "hearth-platform"  # whoever was in the group; a platform's own processes are in LEAF-<instance>
+_PATIENCE = 5.0  # seconds for processes that are just leaving
 _DELEGATED = ("trusted.delegate", "user.delegate")  # set by systemd for Delegate=yes
 
 
@@ -44,13 +49,17 @@ def choose_base(mount: Path, self_cgroup: str) -> Base:
     """
     own = next((line[3:] for line in self_cgroup.splitlines() if line.startswith("0::")), "/")
     group = mount / own.lstrip("/")
-    if group.name == _LEAF:  # a keeper that was started again
-        return Base(group.parent, leaf=True)
+    if _is_leaf(group):  # what a keeper moved, or what a supervisor started
+        group = group.parent
     if group != mount and _delegated(group):
         return Base(group, leaf=True)
     if not (mount / "cgroup.type").exists():
         return Base(mount, leaf=False)
     return Base(group, leaf=True)
+
+
+def _is_leaf(group: Path) -> bool:
+    return group.name == LEAF or group.name.startswith(f"{LEAF}-")
 
 
 def _delegated(group: Path) -> bool:
@@ -83,7 +92,7 @@ class GroupV2:
         if size < used and files.number(self._path / "memory.max", used) > size:
             self._reclaim(used - size)
             if files.number(self._path / "memory.current") > size:
-                raise OSError(16, "more memory is used already", str(self._path))
+                raise OSError(errno.EBUSY, "more memory is used already", str(self._path))
         files.write(self._path / "memory.max", str(size))
         files.write_if_there(self._path / "memory.swap.max", "0")
         files.write_if_there(self._path / "memory.oom.group", "1")
@@ -121,10 +130,9 @@ class GroupsV2:
         self.missing: dict[str, str] = {}
 
     def open(self) -> None:
-        if self._base.leaf:
-            self._move_into_leaf()
-        self._enable(self._base.path)
-        self._root.mkdir(mode=0o755, exist_ok=True)
+        with _locked(self._base.path):
+            self._enable(self._base.path)
+            self._root.mkdir(mode=0o755, exist_ok=True)
         self._enable(self._root)
         there = set((self._root / "cgroup.subtree_control").read_text().split())
         self.missing = {
@@ -133,14 +141,10 @@ class GroupsV2:
             if name not in there
         }
 
-    def _move_into_leaf(self) -> None:
-        leaf = self._base.path / _LEAF
-        leaf.mkdir(mode=0o755, exist_ok=True)
-        for pid in cgroups.pids_of((self._base.path,)):
-            with contextlib.suppress(ProcessLookupError):
-                files.write(leaf / "cgroup.procs", str(pid))
-
     def _enable(self, group: Path) -> None:
+        if group == self._base.path and self._base.leaf:
+            (group / LEAF).mkdir(mode=0o755, exist_ok=True)
+            _move_all(group, group / LEAF)
         offered = set((group / "cgroup.controllers").read_text().split())
         for name in _LIMITS:  # one by one: one that is refused must not take the others with it
             if name in offered:
@@ -162,4 +166,43 @@ class GroupsV2:
         return {entry.name: GroupV2(entry) for entry in sorted(self._root.iterdir()) if entry.is_dir()}
 
     def close(self) -> None:
-        cgroups.remove((self._root,))
+        with _locked(self._base.path):
+            gone = cgroups.remove((self._root,))
+            if gone and self._base.leaf and all(_is_leaf(child) for child in _children(self._base.path)):
+                with contextlib.suppress(OSError):  # a leaf that stays does no harm: the next keeper uses it
+                    self._give_back()
+
+    def _give_back(self) -> None:
+        """No sandboxes are here any more, of nobody: the group as it was found."""
+        for name in _LIMITS:
+            files.write_if_there(self._base.path / "cgroup.subtree_control", f"-{name}")
+        _move_all(self._base.path / LEAF, self._base.path)
+        cgroups.remove((self._base.path / LEAF,))
+
+
+def _children(group: Path) -> list[Path]:
+    return [entry for entry in group.iterdir() if entry.is_dir()]
+
+
+def _move_all(group: Path, to: Path) -> None:
+    """Until none is left: one that forked meanwhile has put its child where it was itself. Raises OSError."""
+    deadline = time.monotonic() + _PATIENCE
+    while pids := cgroups.pids_of((group,)) - {0}:  # 0: a process outside of this container
+        if time.monotonic() > deadline:
+            raise OSError(
+                errno.EBUSY, f"processes {sorted(pids)[:5]} can't be moved to {to.name}", str(group)
+            )
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                files.write(to / "cgroup.procs", str(pid))
+
+
+@contextlib.contextmanager
+def _locked(group: Path) -> Iterator[None]:
+    """One keeper at a time changes a group that several may share."""
+    fd = os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)

@@ -133,21 +133,3 @@ async def remove_soon(directories: tuple[Path, ...], timeout: float) -> None:
         if time.monotonic() > deadline:
             raise SandboxFailed(f"the control group {directories[0]} can't be removed")
         await asyncio.sleep(_RETRY)
-
-
-def detect(instance: str) -> Groups:
-    """The tree of `instance` on this machine.
-
-    Raises FileNotFoundError when no cgroup hierarchy is mounted.
-    """
-    from hearth.drivers.bubblewrap.cgroup_v1 import GroupsV1
-    from hearth.drivers.bubblewrap.cgroup_v2 import GroupsV2, choose_base
-
-    mounts = parse_mounts(Path("/proc/self/mountinfo").read_text())
-    unified = next((mount.point for mount in mounts if mount.version == 2), None)
-    old = {name: mount.point for mount in mounts if mount.version == 1 for name in mount.controllers}
-    if "memory" in old or "pids" in old or "cpu" in old:
-        return GroupsV1(instance, old, unified)
-    if unified is None:
-        raise FileNotFoundError("no cgroup file system is mounted")
-    return GroupsV2(instance, choose_base(unified, Path("/proc/self/cgroup").read_text()))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hearth.core.errors import SandboxFailed, StartupFailed
-from hearth.drivers.bubblewrap import cgroups, mounts, seccomp
+from hearth.drivers.bubblewrap import cgroup_tree, mounts, seccomp
 from hearth.drivers.bubblewrap.cgroups import Groups
 from hearth.drivers.bubblewrap.disk import Disks
 from hearth.drivers.bubblewrap.leftovers import remove_leftovers
@@ -69,7 +69,7 @@ async def open_machine(
     with ExitStack() as undo:
         try:
             mounts.become_subreaper()
-            groups = cgroups.detect(instance)
+            groups = cgroup_tree.detect(instance)
             await remove_leftovers(groups)
             undo.callback(groups.close)
             groups.open()
