@@ -184,7 +184,11 @@ async def test_retention_waits_for_two_rounds(plat: Platform, jo: dict[str, str]
     for kind in ("source", "artifact"):
         for digest in plat.blobs.listing(kind):
             os.utime(plat.blobs.path(kind, digest), (1, 1))
-    await retention.round()
+    left = plat.blobs.staging()
+    mine = plat.blobs.staging()
+    os.utime(left, (1, 1))
+    assert await retention.round() == 1  # what a control that was killed had begun
+    assert (left.exists(), mine.exists()) == (False, True)
     assert plat.blobs.exists("source", row.source)
     await plat.api.store.delete_function(row.function_id)
     assert await retention.round() == 0

@@ -27,8 +27,8 @@ from hearth.ports.logs import LogLine, LogSink
 from hearth.ports.runtime import Runtime
 from hearth.ports.store import ProcessStore, WorkStore
 
-LEASE = 30.0  # seconds; renewed three times within
-POLL = 5.0  # seconds after which rows are looked at even without a hint
+LEASE = 15.0  # seconds; renewed three times within
+POLL = 3.0  # seconds after which rows are looked at even without a hint
 RETRIES = (
     1.0,
     4.0,

@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 
 
 class Retention:
-    """Collects what is unused, at the start and every hour.
+    """Collects what is unused, at the start and every hour. Made before anything is uploaded or built.
 
     A blob goes only when two rounds in a row found it unused: what was deleted just now may still
     serve the requests that an instance is finishing.
@@ -26,6 +26,7 @@ class Retention:
         self._store = store
         self._blobs = blobs
         self._clock = clock
+        self._made = clock.monotonic()
         self._unused: dict[str, set[str]] = {"source": set(), "artifact": set()}
 
     async def run(self) -> None:
@@ -42,7 +43,9 @@ class Retention:
         # What is there is listed before rows are read: a blob whose row comes in between is then known to be used.
         present = {kind: await asyncio.to_thread(self._blobs.listing, kind) for kind in self._unused}
         sources, artifacts = await self._store.digests_in_use()
-        gone = await self._blobs.collect("tmp", set(), 6 * YOUNG)
+        # What is older than this process belongs to one that was killed: no other fills such folders.
+        age = self._clock.monotonic() - self._made + 1.0
+        gone = await self._blobs.collect("tmp", set(), min(age, 6 * YOUNG))
         for kind, used in (("source", sources), ("artifact", artifacts)):
             unused = present[kind] - used
             doomed = unused & self._unused[kind]
