@@ -152,9 +152,16 @@ def test_v1_a_group_that_can_not_be_made_leaves_nothing(tmp_path: Path) -> None:
             True,
             Base(Path("system.slice/hearth.service"), leaf=True),
         ),
+        (
+            "/system.slice/hearth.service/hearth-platform-0a1b",
+            True,
+            True,
+            Base(Path("system.slice/hearth.service"), leaf=True),
+        ),
+        ("/hearth-platform-0a1b", False, True, Base(Path(), leaf=False)),
         ("/", False, False, Base(Path(), leaf=True)),
     ],
-    ids=["root", "session", "unit", "unit again", "container"],
+    ids=["root", "session", "unit", "unit again", "in a unit", "at the root", "container"],
 )
 def test_v2_chooses_its_base(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, delegated: bool, real_root: bool, wanted: Base
@@ -185,12 +192,28 @@ def v2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GroupsV2:
 
     def write(path: Path, value: str) -> None:
         if path.name == "cgroup.subtree_control":
-            value = f"{path.read_text()} {value.lstrip('+')}"
+            if value[0] == "+" and (path.parent / "cgroup.procs").read_text():
+                raise OSError(errno.EBUSY, "no processes in inner groups", str(path))
+            others = [name for name in path.read_text().split() if name != value[1:]]
+            value = " ".join([*others, *([value[1:]] if value[0] == "+" else [])])
         elif path.name == "cgroup.procs":
+            for other in tmp_path.rglob("cgroup.procs"):
+                write_whole(other, "".join(f"{pid}\n" for pid in other.read_text().split() if pid != value))
             value = f"{path.read_text()}{value}\n"
         write_whole(path, value)
 
+    remove = Path.rmdir
+
+    def rmdir(self: Path) -> None:
+        if (self / "cgroup.procs").read_text():
+            raise OSError(errno.EBUSY, "not empty", str(self))
+        for file in self.iterdir():
+            if file.is_file():
+                file.unlink()
+        remove(self)
+
     monkeypatch.setattr(Path, "mkdir", mkdir)
+    monkeypatch.setattr(Path, "rmdir", rmdir)
     monkeypatch.setattr(files, "write", write)
     (tmp_path / "unit").mkdir()
     return GroupsV2("inst", Base(tmp_path / "unit", leaf=True))
@@ -210,6 +233,22 @@ def test_v2_moves_itself_into_a_leaf_and_hands_controllers_down(v2: GroupsV2, tm
             "pids",
         }
     assert not v2.missing
+
+
+def test_v2_gives_the_group_back_when_the_last_one_ends(v2: GroupsV2, tmp_path: Path) -> None:
+    unit = tmp_path / "unit"
+    (unit / "cgroup.procs").write_text("11\n")
+    (unit / "hearth-platform-inst").mkdir()
+    other = GroupsV2("other", Base(unit, leaf=True))
+    v2.open()
+    other.open()
+    v2.close()
+    assert (unit / "hearth-platform/cgroup.procs").read_text() == "11\n"
+    assert (unit / "cgroup.subtree_control").read_text()
+    other.close()
+    assert (unit / "cgroup.procs").read_text() == "11\n"
+    assert not (unit / "cgroup.subtree_control").read_text()
+    assert sorted(entry.name for entry in unit.iterdir() if entry.is_dir()) == ["hearth-platform-inst"]
 
 
 def test_v2_at_the_root_moves_nobody(v2: GroupsV2, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from hearth.core.errors import StartupFailed
-from hearth.drivers.bubblewrap.cgroup_v2 import choose_base
+from hearth.drivers.bubblewrap.cgroup_v2 import LEAF, choose_base
 from hearth.drivers.bubblewrap.cgroups import parse_mounts, pids_of, remove
 
 _PATIENCE = 10.0  # seconds for killed processes to go
@@ -41,15 +41,12 @@ class PlatformGroup:
         if unified is not None:
             base, home = unified, unified / own.get("", "/").lstrip("/")
             if not any(mount.version == 1 for mount in mounts):
-                chosen = choose_base(unified, Path("/proc/self/cgroup").read_text())
-                if chosen.leaf:
-                    return cls(chosen.path / "hearth-platform", home)
-                base = chosen.path
-            return cls(base / f"hearth-platform-{instance}", home)
+                base = choose_base(unified, Path("/proc/self/cgroup").read_text()).path
+            return cls(base / f"{LEAF}-{instance}", home)
         pids = next((mount.point for mount in mounts if "pids" in mount.controllers), None)
         if pids is None:
             return None
-        return cls(pids / f"hearth-platform-{instance}", pids / own.get("pids", "/").lstrip("/"))
+        return cls(pids / f"{LEAF}-{instance}", pids / own.get("pids", "/").lstrip("/"))
 
     def clear(self) -> int:
         """Kill whatever an earlier life left inside; returns how many processes that was.
@@ -78,8 +75,13 @@ class PlatformGroup:
 
     def leave(self) -> None:
         """Move back and remove it; at the very end, when all others have gone."""
-        with contextlib.suppress(OSError):  # the old group may be gone
-            _move(self._home)
+        # The old group may be gone, or hand controllers down by now and so hold no processes itself.
+        for group in (self._home, self.path.parent, self.path.parent / LEAF):
+            try:
+                _move(group)
+            except OSError:
+                continue
+            break
         deadline = time.monotonic() + _PATIENCE
         while not remove((self.path,)) and time.monotonic() < deadline:
             time.sleep(0.01)
