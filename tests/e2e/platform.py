@@ -7,11 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ PASSWORD = "correct horse battery staple"
 @dataclass
 class Answer:
     status: int
-    headers: dict[str, str]
+    headers: Message  # looked up in any case
     body: bytes
 
     def json(self) -> Any:
@@ -57,21 +57,23 @@ class Platform:
 
     def start(self, port: int = 0) -> Platform:
         """Start it and wait until it says that it is ready."""
-        self.process = subprocess.Popen(
-            [HEARTH, "up", "--port", str(port), "--data-dir", str(self.data), *self.flags],
-            stdout=subprocess.PIPE,
-            stderr=(self.home / "log").open("a"),
-            text=True,
-            env=self.environment,
-            start_new_session=True,
-        )
+        if self.process is not None and self.process.stdout is not None:
+            self.process.stdout.close()
+        with (self.home / "log").open("a") as log:
+            self.process = subprocess.Popen(
+                [HEARTH, "up", "--port", str(port), "--data-dir", str(self.data), *self.flags],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=self.environment,
+                start_new_session=True,
+            )
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.output.append(line.rstrip())
             if " URL " in line:
                 self.url = line.split()[-1]
             if line.strip() == "Ready.":
-                threading.Thread(target=self.process.stdout.read, daemon=True).start()
                 return self
         raise AssertionError(f"the platform did not start: {self.output} {self.log()}")
 
@@ -142,10 +144,10 @@ class Platform:
         )
         try:
             with urllib.request.urlopen(request, timeout=timeout) as answer:
-                return Answer(answer.status, dict(answer.headers), answer.read())
+                return Answer(answer.status, answer.headers, answer.read())
         except urllib.error.HTTPError as error:
             with error:
-                return Answer(error.code, dict(error.headers), error.read())
+                return Answer(error.code, error.headers, error.read())
 
     def pids(self, kind: str) -> list[int]:
         """Processes of this platform by kind: ``keeper``, ``control``, ``shard``, ``resolver``."""

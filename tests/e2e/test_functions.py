@@ -141,7 +141,7 @@ def test_a_body_too_large_is_refused(platform: Platform) -> None:
 def test_key_function_and_delete(platform: Platform) -> None:
     platform.deploy("keyed", "python", {"handler.py": HELLO}, auth="key")
     assert platform.call("/fn/ann/keyed").status == 401
-    created = json.loads(platform.cli("keys", "create", "ci", "--function", "keyed", "--json"))
+    created = json.loads(platform.cli("keys", "create", "--name", "ci", "--function", "keyed", "--json"))
     secret = created["secret"]
     assert platform.call("/fn/ann/keyed", X_Hearth_Key=secret).status == 200
     platform.cli("keys", "revoke", created["id"])

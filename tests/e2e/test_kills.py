@@ -54,11 +54,12 @@ def test_calls_work_again(own_platform: Platform, kind: str) -> None:
             before = platform.pids(kind)
             platform.kill(kind)
             until(
-                lambda: platform.pids(kind) and platform.pids(kind) != before,
+                lambda before=before: platform.pids(kind) not in ([], before),
                 what=f"{kind} was not started again",
             )
             good = load.good
-            until(lambda: load.good > good + 20, what="calls don't work again")  # noqa: B023
+            until(lambda good=good: load.good > good + 20, what="calls don't work again")
+    until(lambda: platform.call("/api/v1/server").status == 200)
     platform.deploy("hello", "python", {"handler.py": "def handler(e, c): return 'two'\n"})
     until(lambda: platform.call("/fn/ann/hello").body == b"two")
     assert platform.stop() == 0

@@ -10,6 +10,7 @@ import secrets
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,39 +51,39 @@ def run(settings: Settings) -> None:
             "hearth up as an ordinary user can't isolate functions yet",
             hint="run it as root, or, for development only and without any isolation, with --isolation process",
         )
-    data = DataDir(settings.data_dir)
-    try:
+    with ExitStack() as stack:
+        data = DataDir(settings.data_dir)
+        stack.callback(data.close)
         uid, gid = _platform_ids(data.instance) if root else (os.getuid(), os.getgid())
-        group = PlatformGroup.of(data.instance) if root else None
-        if group is not None:
-            left = group.clear()
-            if left:
-                log.warning("ended %d processes that an earlier hearth left", left)
-            group.enter()
+        if root:
+            _enter_group(data.instance, stack)
         key = load_root_key(settings.key_file or settings.data_dir / "key", create=settings.key_file is None)
         data.give_to(uid, gid)
         sockets = bind_public(settings.host, settings.port, 1)
+        for sock in sockets:
+            stack.callback(sock.close)
         settings = replace(settings, port=sockets[0].getsockname()[1])
         settings = replace(settings, public_url=settings.public_url or _public_url(settings))
         run_dir = _run_dir(data.instance, settings, root)
+        stack.callback(_remove_run_dir, run_dir, root)
         (run_dir / "control").mkdir(mode=0o700)
         os.chown(run_dir / "control", uid, gid)
         setup_token = None if is_loopback(settings.host) else secrets.token_urlsafe(18)
         specs = _specs(settings, data.instance, run_dir, uid, gid, key, sockets[0].fileno(), setup_token)
-        try:
-            asyncio.run(
-                Supervisor(specs, settings.drain_grace).run(
-                    lambda said: _announce(settings, said, setup_token)
-                )
-            )
-        finally:
-            for sock in sockets:
-                sock.close()
-            _remove_run_dir(run_dir, root)
-            if group is not None:
-                group.leave()
-    finally:
-        data.close()
+        supervisor = Supervisor(specs, settings.drain_grace)
+        asyncio.run(supervisor.run(lambda said: _announce(settings, said, setup_token)))
+
+
+def _enter_group(instance: str, stack: ExitStack) -> None:
+    """End what an earlier life of this platform left, and be in its control group until the stack unwinds."""
+    group = PlatformGroup.of(instance)
+    if group is None:
+        return
+    left = group.clear()
+    if left:
+        log.warning("ended %d processes that an earlier hearth left", left)
+    group.enter()
+    stack.callback(group.leave)
 
 
 def _platform_ids(instance: str) -> tuple[int, int]:
