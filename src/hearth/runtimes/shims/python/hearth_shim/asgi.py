@@ -99,6 +99,7 @@ async def _handle(loop, connection, app, state, stream):
         fail(connection, stream, invocation, error)
     finally:
         logs.finish(invocation)
+        connection.end_if_forked()
         loop.flush_soon()
 
 
@@ -147,6 +148,7 @@ class Exchange:
         stream = self._stream
         if not stream.started:
             if not more and stream.fits(len(data)):
+                logs.finish(logs.current.get())
                 stream.answer(self._head, data)
                 self._loop.flush_soon()
                 stream.wake()

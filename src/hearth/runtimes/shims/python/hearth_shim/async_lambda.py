@@ -30,6 +30,7 @@ async def _handle(loop, connection, call, make, stream):
         if hasattr(value, "__await__"):
             value = await value
         head, body = of(value)
+        logs.finish(invocation)
         if type(body) is not bytes:
             await _stream(loop, stream, head, body)
         elif stream.fits(len(body)):
@@ -46,6 +47,7 @@ async def _handle(loop, connection, call, make, stream):
         fail(connection, stream, invocation, error)
     finally:
         logs.finish(invocation)
+        connection.end_if_forked()
         loop.flush_soon()
 
 

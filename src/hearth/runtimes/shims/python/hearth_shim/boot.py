@@ -29,17 +29,17 @@ def main():
     logs.install(connection)
     for name in _AHEAD:
         connection.poll()
-        if connection.loaded is not None:
+        if connection.loaded is not None or connection.draining:
             break
         __import__(name)
     from . import load, report
     from .ending import finish
 
-    while connection.loaded is None:
+    while connection.loaded is None and not connection.draining:
         connection.flush()
         connection.read()
-        if connection.draining:
-            os._exit(0)
+    if connection.draining:
+        finish(connection)
     settings = connection.loaded
     try:
         found = load.load(settings)

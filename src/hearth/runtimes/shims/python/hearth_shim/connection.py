@@ -277,6 +277,11 @@ class Connection:
         os.write(2, b"hearth: the host broke the guest protocol: " + what.encode() + b"\n")
         os._exit(70)
 
+    def end_if_forked(self):
+        """After a handler: a child that it forked, and that came back to us, has nothing to do here."""
+        if self.closed:
+            os._exit(1)
+
     def forked(self):
         """In a child made by fork: never answer on the parent's connection."""
         self.closed = True

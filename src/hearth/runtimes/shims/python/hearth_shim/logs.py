@@ -169,7 +169,10 @@ def install(connection):
 
 
 def install_logging():
-    """Records that meet no handler carry their level; `logging.basicConfig` works as ever."""
+    """Send records that nobody else handles as they are, with their level.
+
+    `logging.basicConfig` works as ever: what it sets goes to our handler, or replaces it by a stream or file.
+    """
     import logging
 
     class Frames(logging.Handler):
@@ -181,7 +184,20 @@ def install_logging():
                 return
             _sender.lines(current.get(), "log", record.levelname.lower()[:16], text.split("\n"))
 
-    logging.lastResort = Frames(logging.NOTSET)
+    ours = Frames()
+    root = logging.getLogger()
+    original = logging.basicConfig
+
+    def basic_config(**wanted):
+        if root.handlers == [ours] and ours.formatter is None:
+            root.removeHandler(ours)
+            if not wanted.keys() & {"stream", "filename", "handlers"}:
+                wanted["handlers"] = [ours]
+        original(**wanted)
+
+    basic_config.__doc__ = original.__doc__
+    logging.basicConfig = basic_config
+    root.addHandler(ours)
 
 
 def error(invocation, text):

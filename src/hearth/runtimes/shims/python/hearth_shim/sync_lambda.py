@@ -33,6 +33,7 @@ def runner(connection, found, make):
                 value = _awaited(value)
             head, body = of(value)
             if type(body) is bytes:
+                logs.finish(invocation)
                 if stream.cancelled:
                     pass
                 elif stream.fits(len(body)):
@@ -49,6 +50,7 @@ def runner(connection, found, make):
         finally:
             logs.finish(invocation)
             set_current(None)
+            connection.end_if_forked()
             stream.put_down()
 
     return run

@@ -87,6 +87,7 @@ def runner(connection, app, multithread):
         finally:
             logs.finish(invocation)
             logs.current.set(None)
+            connection.end_if_forked()
             stream.put_down()
 
     return run
@@ -127,6 +128,7 @@ def _answer(connection, stream, app, multithread):
             if not told:
                 raise BadResponse("the WSGI application did not call start_response")
             if whole and not stream.started and stream.fits(len(item)) and not stream.cancelled:
+                logs.finish(logs.current.get())
                 stream.answer(told[0], item)
                 return
             write(item)
