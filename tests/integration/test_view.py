@@ -17,7 +17,7 @@ PROGRAM = textwrap.dedent("""
     from pathlib import Path
     from hearth.supervisor import view
     home, run = Path(sys.argv[1]), Path(sys.argv[2])
-    view.enter(run, [home / "clone" / "venv", home / "tool" / "bin", home / "clone" / "file"])
+    view.enter(run, [home / "clone" / "venv", home / "tool" / "bin", home / "clone" / "file", home / "clone" / "package"])
     os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
     assert (home / "clone" / "venv" / "inside").read_text() == "venv"
     assert (home / "tool" / "bin" / "inside").read_text() == "tool"
@@ -28,10 +28,11 @@ PROGRAM = textwrap.dedent("""
         except (PermissionError, FileNotFoundError):
             continue
         raise SystemExit(f"{hidden} is visible")
-    try:
-        os.listdir(home)
-    except PermissionError:
-        print("ok")
+    assert sorted(os.listdir(home)) == ["clone", "tool"]
+    sys.path.insert(0, str(home / "clone"))  # as an editable install does
+    import package
+    assert package.__file__ == str(home / "clone" / "package" / "__init__.py")
+    print("ok")
 """)
 
 
@@ -41,6 +42,7 @@ def test_only_what_is_needed_is_visible_at_its_own_path(tmp_path: Path) -> None:
         "clone/venv/inside": "venv",
         "tool/bin/inside": "tool",
         "clone/file": "file",
+        "clone/package/__init__.py": "",
         "secret": "s",
         "clone/other": "o",
     }.items():

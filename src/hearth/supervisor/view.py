@@ -1,9 +1,10 @@
 """The mount namespace in which the platform's processes live.
 
 Control and shards run as an unprivileged user, which can't enter a 0700 folder: a clone in /root, an interpreter
-in somebody's home. So, in a mount namespace of the platform's own, an empty folder (a tmpfs, 0711) covers the
+in somebody's home. So, in a mount namespace of the platform's own, an empty folder (a tmpfs) covers the
 nearest folder that bars the way, and what they need is bound below it, at its usual path. Nothing else
-of that home is visible to them.
+of that home is visible to them. The folders on the way can be listed: Python finds a module by listing the
+folders of its path, and a clone's `src` is one.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def enter(run_dir: Path, needed: Iterable[Path]) -> None:
     Needs root. Raises OSError.
     """
     mounts.unshare_mounts()
-    before = os.umask(0o066)  # folders made here may be passed through, not listed
+    before = os.umask(0o022)  # whatever this process was started with
     try:
         _cover(run_dir, needed)
     finally:
@@ -55,7 +56,7 @@ def _cover(run_dir: Path, needed: Iterable[Path]) -> None:
             stash.mkdir() if path.is_dir() else stash.touch()
             mounts.bind(path, stash)
             kept.append((path, stash))
-        mounts.tmpfs(bar, size="1m", mode="0711")
+        mounts.tmpfs(bar, size="1m", mode="0755")
         for path, stash in kept:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.mkdir() if stash.is_dir() else path.touch()
