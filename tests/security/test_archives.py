@@ -306,6 +306,10 @@ def test_the_builders_of_these_tests_make_good_zips(tmp_path: Path) -> None:
 A, DIR_A = stored(b"a", b"x"), central(b"a", b"x", 0)
 ZIPS: dict[str, bytes] = {
     "prefix": made(A, central(b"a", b"x", 4), before=b"#!sh"),
+    "prefix like a zip": made(A, central(b"a", b"x", 6), before=b"PK\3\4??"),
+    "hidden between": made(
+        A + b"hidden" + stored(b"b", b"y"), DIR_A + central(b"b", b"y", len(A) + 6), count=2
+    ),
     "gap": made(A, DIR_A, between=b"hidden"),
     "after": made(A, DIR_A, after=b"hidden"),
     "hidden entry": made(A + stored(b"b", b"y"), DIR_A),
