@@ -169,6 +169,13 @@ async def test_named_targets_are_reached_whatever_their_address(
     assert str(both.do("tcp", PUBLIC, 8080)).startswith(PUBLIC)
 
 
+async def test_another_sandbox_can_not_be_named(networks: HostNetworks, guests: tuple[Guest, Guest]) -> None:
+    peer = await joined(networks, guests[1], "b")
+    assert guests[1].do("listen", 8080) == "up"
+    await joined(networks, guests[0], "a", Network("internet", ((peer.address, 8080),)))
+    assert guests[0].do("tcp", peer.address, 8080) == REFUSED
+
+
 async def test_none_stays_closed(networks: HostNetworks, guests: tuple[Guest, Guest]) -> None:
     handle = await joined(networks, guests[0], "a", Network("none"))
     assert json.loads(run(f"ip -j link show {handle.link}"))[0]["operstate"] == "DOWN"

@@ -67,13 +67,30 @@ class _UpstreamDatagrams(asyncio.DatagramProtocol):
             self.transport.sendto(packet, addr)  # type: ignore[attr-defined]
 
 
+def one_port() -> tuple[socket.socket, socket.socket]:
+    """A UDP socket and a TCP listener on one free port of loopback."""
+    while True:
+        tcp = socket.create_server(("127.0.0.1", 0))
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            udp.bind(tcp.getsockname())
+        except OSError:  # free for TCP only
+            udp.close()
+            tcp.close()
+            continue
+        for sock in (udp, tcp):
+            sock.setblocking(False)
+        return udp, tcp
+
+
 @pytest.fixture
 async def upstream() -> AsyncIterator[FakeUpstream]:
     made = FakeUpstream()
-    server = await asyncio.start_server(made.connection, "127.0.0.1", 0)
-    made.port = server.sockets[0].getsockname()[1]
+    udp, tcp = one_port()
+    made.port = tcp.getsockname()[1]
+    server = await asyncio.start_server(made.connection, sock=tcp)
     transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
-        lambda: _UpstreamDatagrams(made), local_addr=("127.0.0.1", made.port)
+        lambda: _UpstreamDatagrams(made), sock=udp
     )
     yield made
     transport.close()
@@ -129,14 +146,8 @@ async def client(upstream: FakeUpstream) -> AsyncIterator[Client]:
 async def resolver(
     upstream: FakeUpstream, *, ipv6: bool = False, block: IPv4Network = LOOPBACK
 ) -> AsyncIterator[Client]:
-    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    udp.bind(("127.0.0.1", 0))
-    tcp.bind(udp.getsockname())
-    tcp.listen()
+    udp, tcp = one_port()
     address = udp.getsockname()
-    for sock in (udp, tcp):
-        sock.setblocking(False)
     upstreams = (Upstream("127.0.0.1", upstream.port),)
     task = asyncio.create_task(serve(udp, tcp, lambda: upstreams, block, ipv6=ipv6))
     yield Client(address)

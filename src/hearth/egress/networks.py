@@ -26,8 +26,7 @@ from hearth.core.launch import Network
 from hearth.egress import claim, inside, links
 from hearth.egress.door import Door
 from hearth.egress.machine import Ground, cleanup_leftovers, explain, obstacles, prepare_ground
-from hearth.egress.netlink import ROUTE, Netlink
-from hearth.egress.ruleset import Member
+from hearth.egress.ruleset import member_for
 from hearth.egress.upstreams import RESOLV_CONF, upstreams_from
 from hearth.egress.watch import Watch
 from hearth.ports.egress import NetHandle
@@ -196,11 +195,10 @@ class HostNetworks:
             raise SandboxFailed(
                 f"the network of {handle.sandbox} can't be opened: it was closed, or opened before"
             )
-        allow = tuple((_target(address), port) for address, port in network.allow)
-        if self._door is None or (network.mode == "none" and not allow):
+        member = member_for(handle.link, place.address, network)
+        if self._door is None or not (member.internet or member.allow):
             return
         place.opened = True
-        member = Member(handle.link, place.address, network.mode == "internet", allow)
         await self._in_lane(partial(self._door.open, place.index, member))
 
     async def close(self, handle: NetHandle) -> None:
@@ -228,7 +226,7 @@ class HostNetworks:
             if place.opened and self._door is not None:
                 await self._in_lane(partial(self._door.shut, place.handle.link, place.address))
             loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._removals, partial(_remove, place.handle.link))
+            await loop.run_in_executor(self._removals, partial(links.remove, place.handle.link))
         except OSError as error:
             place.closing = None  # its address goes to nobody else; who calls again tries again
             raise explain(error) from error
@@ -264,19 +262,3 @@ class HostNetworks:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def _remove(link: str) -> None:
-    with Netlink(ROUTE) as netlink:
-        links.delete(netlink, link)
-
-
-def _target(text: str) -> IPv4Address:
-    """An address that a build may reach. Raises SandboxFailed: sandboxes speak IPv4 only."""
-    try:
-        return IPv4Address(text)
-    except ValueError as error:
-        raise SandboxFailed(
-            f"{text} can't be opened to a sandbox: its network is IPv4 only",
-            hint="name the package index by a host that has an IPv4 address",
-        ) from error

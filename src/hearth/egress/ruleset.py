@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
+from hearth.core.errors import SandboxFailed
+from hearth.core.launch import Network
 from hearth.egress.policy import DENY4
 
 CONNECTIONS = 256
@@ -35,6 +37,24 @@ class Member:
     address: IPv4Address
     internet: bool
     allow: tuple[tuple[IPv4Address, int], ...] = ()
+
+
+def member_for(link: str, address: IPv4Address, network: Network) -> Member:
+    """What a network means for the sandbox at this address.
+
+    Raises:
+        SandboxFailed: an address that is to be allowed is not IPv4, which is all that sandboxes speak.
+    """
+    allow = []
+    for text, port in network.allow:
+        try:
+            allow.append((IPv4Address(text), port))
+        except ValueError as error:
+            raise SandboxFailed(
+                f"{text} can't be opened to a sandbox: its network is IPv4 only",
+                hint="name the package index by a host that has an IPv4 address",
+            ) from error
+    return Member(link, address, network.mode == "internet", tuple(allow))
 
 
 @dataclass(frozen=True, slots=True)
