@@ -99,7 +99,12 @@ class Pool:
                 group.free.append(instance)
             instance.idle_since = now
             if group.line.waiting:
-                self._serve(group, now, 0.0)
+                if (
+                    instance.guest.closed
+                ):  # it failed this very request by dying, and we have not been told yet
+                    self.lost(instance)
+                else:
+                    self._serve(group, now, 0.0)
             elif group.retired and not instance.in_flight:
                 self._retire(instance)
         elif instance.state is InstanceState.RETIRING and not instance.in_flight:
@@ -171,9 +176,9 @@ class Pool:
         group.instances.add(instance)
         group.free.append(instance)
         slot.belongs_to(version, lambda: instance.current.decode() if instance.current else None)
-        slot.on_closed = lambda: self._died(instance)
+        slot.on_closed = lambda: self.lost(instance)
         if slot.guest.closed:
-            self._died(instance)
+            self.lost(instance)
         else:
             self._serve(group, now, cold)
         return instance
@@ -184,6 +189,11 @@ class Pool:
 
     def kill(self, instance: Instance) -> None:
         """Stop it now, whatever is in work there."""
+        self._leave(instance)
+        self._stop(instance, 0.0)
+
+    def lost(self, instance: Instance) -> None:
+        """Its connection is gone: nobody gets it any more. Idempotent."""
         self._leave(instance)
         self._stop(instance, 0.0)
 
@@ -272,10 +282,6 @@ class Pool:
             self._leave(instance)
             if not instance.in_flight:
                 self._stop(instance, 1.0)
-
-    def _died(self, instance: Instance) -> None:
-        self._leave(instance)
-        self._stop(instance, 0.0)
 
     def _stop(self, instance: Instance, grace: float) -> None:
         if instance.move(InstanceState.STOPPING):

@@ -63,6 +63,9 @@ class Slots:
         self._closing = False
         self._handles: set[Handle] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._rests: set[asyncio.Task[None]] = (
+            set()
+        )  # pauses after failed refills; nothing is lost by ending one
 
     def want(self, kinds: Mapping[SlotKind, Toolchain]) -> None:
         """Which kinds deployed functions use now; slots of others are removed."""
@@ -150,6 +153,9 @@ class Slots:
         self.want({})
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
+        for rest in self._rests:
+            rest.cancel()
+        await asyncio.gather(*self._rests, return_exceptions=True)
 
     async def _make_room(self, kind: SlotKind) -> bool:
         """Give up a waiting slot of another kind."""
@@ -185,13 +191,17 @@ class Slots:
             stock.starting -= 1
             self._refilling -= 1
         if slot is None:
-            self._refill()
-            await self._workshop.clock.sleep(min(BACKOFF_MAX, BACKOFF * 2 ** min(stock.failures, 10)))
-            stock.resting = False
+            self._rests.add(rest := asyncio.create_task(self._rest(stock)))
+            rest.add_done_callback(self._rests.discard)
         elif self._closing or self._stocks.get(kind) is not stock:
             await self.discard(slot, 0.0)
         else:
             self._put(stock, slot)
+        self._refill()
+
+    async def _rest(self, stock: _Stock) -> None:
+        await self._workshop.clock.sleep(min(BACKOFF_MAX, BACKOFF * 2 ** min(stock.failures, 10)))
+        stock.resting = False
         self._refill()
 
     def _put(self, stock: _Stock, slot: Slot) -> None:

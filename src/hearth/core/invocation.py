@@ -6,6 +6,7 @@ from enum import StrEnum
 
 SAMPLED_PER_SECOND = 50  # of a function's ordinary calls
 SLOW_QUANTILE = 0.99
+CLEARLY = 1.1  # times the mark: calls that all take the same are not slow by turns
 SLOW_AFTER = 200  # calls before "slow" means something
 
 
@@ -43,7 +44,7 @@ class Sampler:
         mark = self.mark
         if seconds > mark:
             self.mark = seconds if mark == 0.0 else mark * (1 + 0.1 * SLOW_QUANTILE)
-            if self.seen > SLOW_AFTER:
+            if self.seen > SLOW_AFTER and seconds > mark * CLEARLY:
                 notable = True
         else:
             self.mark = mark * (1 - 0.1 * (1 - SLOW_QUANTILE))

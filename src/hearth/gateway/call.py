@@ -453,6 +453,8 @@ class FunctionCall:
     def _release(self) -> None:
         instance, self._instance = self._instance, None
         if instance is not None:
+            if instance.guest.closed:
+                self._door.pool.lost(instance)
             self._door.pool.give_back(instance, self._door.now())
 
     def _note(self, outcome: Outcome, status: int, error: str) -> None:

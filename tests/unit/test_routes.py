@@ -1,0 +1,184 @@
+"""The route table: loaded page by page, kept up to date by the outbox, serving on when the store is down."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from tests.unit.pool_kit import function_row, version_row
+
+from hearth.app import routes as module
+from hearth.app.routes import Routes
+from hearth.core.errors import NotFound, StoreUnavailable
+from hearth.core.records import Event, RouteRow, Target, VersionRow
+from hearth.testing.clock import FakeClock
+from hearth.testing.workshop import LocalBus
+
+
+class Rows:
+    def __init__(self) -> None:
+        self.rows: dict[str, RouteRow] = {}
+        self.events: list[Event] = []
+        self.reads = 0
+        self.down = False
+
+    def put(self, name: str, number: int = 1) -> None:
+        target = Target(version_row(name, number), 1)
+        self.rows[f"fn_{name}"] = RouteRow(function_row(name), (("live", (target,)),))
+        self.tell(name)
+
+    def drop(self, name: str) -> None:
+        del self.rows[f"fn_{name}"]
+        self.tell(name)
+
+    def tell(self, name: str, kind: str = "route") -> None:
+        self.events.append(Event(len(self.events) + 1, kind, f"fn_{name}", 0))
+
+    def _read(self) -> None:
+        self.reads += 1
+        if self.down:
+            raise StoreUnavailable("down")
+
+    async def routes(self, after: str | None, limit: int) -> list[RouteRow]:
+        self._read()
+        return [self.rows[key] for key in sorted(self.rows) if key > (after or "")][:limit]
+
+    async def route(self, function_id: str) -> RouteRow | None:
+        self._read()
+        return self.rows.get(function_id)
+
+    async def last_event(self) -> int:
+        self._read()
+        return len(self.events)
+
+    async def events_after(self, seq: int, limit: int) -> Sequence[Event]:
+        self._read()
+        return self.events[seq : seq + limit]
+
+    async def find_version_by_id(self, version_id: str) -> VersionRow | None:
+        return None
+
+    async def find_version(self, function_id: str, number: int) -> VersionRow | None:
+        self._read()
+        return version_row("a", number) if number < 5 else None
+
+
+def table(rows: Rows) -> tuple[Routes, LocalBus, FakeClock]:
+    bus, clock = LocalBus(), FakeClock()
+    return Routes(rows, rows, bus, clock), bus, clock  # type: ignore[arg-type]
+
+
+async def test_all_pages_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAGE", 3)
+    rows = Rows()
+    for name in "abcdefgh":
+        rows.put(name)
+    routes, _, _ = table(rows)
+    await routes.load()
+    assert sorted(routes.entries) == [(b"ann", name.encode()) for name in "abcdefgh"]
+    assert routes.loaded
+
+
+async def test_a_change_replaces_one_entry_and_a_deletion_removes_it() -> None:
+    rows = Rows()
+    rows.put("a")
+    rows.put("b")
+    routes, _, _ = table(rows)
+    await routes.load()
+    kept = routes.entries[b"ann", b"b"]
+    changes: list[int] = []
+    routes.on_change = lambda: changes.append(len(routes.entries))
+    rows.put("a", 2)
+    assert await routes.follow() == 1
+    assert routes.entries[b"ann", b"a"].live.pick(0).number == 2
+    assert routes.entries[b"ann", b"b"] is kept
+    rows.drop("a")
+    await routes.follow()
+    assert (b"ann", b"a") not in routes.entries
+    rows.tell("b", "credential")
+    await routes.follow()
+    assert changes == [2, 1]
+
+
+async def test_what_changes_while_the_table_is_loaded_is_not_missed() -> None:
+    rows = Rows()
+    rows.put("a")
+    routes, _, _ = table(rows)
+    inner = rows.routes
+
+    async def meanwhile(after: str | None, limit: int) -> list[RouteRow]:
+        found = await inner(after, limit)
+        rows.put("a", 2)
+        return found
+
+    rows.routes = meanwhile  # type: ignore[method-assign]
+    await routes.load()
+    assert routes.entries[b"ann", b"a"].live.pick(0).number == 1
+    await routes.follow()
+    assert routes.entries[b"ann", b"a"].live.pick(0).number == 2
+
+
+async def test_a_name_given_to_another_function_is_not_removed_with_the_old_one() -> None:
+    rows = Rows()
+    rows.put("a")
+    routes, _, _ = table(rows)
+    await routes.load()
+    renewed = RouteRow(type(function_row("a"))("fn_new", "ns_ann", "ann", "a", 0), rows.rows["fn_a"].aliases)
+    del rows.rows["fn_a"]
+    rows.rows["fn_new"] = renewed
+    rows.events += [Event(2, "route", "fn_new", 0), Event(3, "route", "fn_a", 0)]
+    await routes.follow()
+    assert routes.entries[b"ann", b"a"].function.id == "fn_new"
+
+
+async def test_a_hint_wakes_the_follower_and_a_timer_repairs_a_lost_one() -> None:
+    rows = Rows()
+    routes, bus, clock = table(rows)
+    follower = asyncio.create_task(routes.run())
+
+    async def settle() -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    await settle()
+    rows.put("a")
+    bus.publish("routes")
+    await settle()
+    assert (b"ann", b"a") in routes.entries
+    rows.put("b")  # its hint is lost
+    await settle()
+    assert (b"ann", b"b") not in routes.entries
+    clock.advance(module.EVERY)
+    await settle()
+    assert (b"ann", b"b") in routes.entries
+    rows.down = True
+    clock.advance(module.EVERY)
+    await settle()
+    assert len(routes.entries) == 2  # serves on
+    rows.down = False
+    rows.put("c")
+    clock.advance(module.EVERY)
+    await settle()
+    assert len(routes.entries) == 3
+    follower.cancel()
+    await asyncio.gather(follower, return_exceptions=True)
+
+
+async def test_versions_by_number() -> None:
+    rows = Rows()
+    rows.put("a", 2)
+    routes, _, _ = table(rows)
+    await routes.load()
+    route = routes.entries[b"ann", b"a"]
+    reads = rows.reads
+    assert (await routes.version(route, 2)) is route.live.only
+    assert rows.reads == reads
+    named = await routes.version(route, 1)
+    assert named.number == 1 and named in routes.served
+    assert (await routes.version(route, 1)) is named
+    with pytest.raises(NotFound):
+        await routes.version(route, 9)
+    rows.drop("a")
+    await routes.follow()
+    assert routes.served == []
