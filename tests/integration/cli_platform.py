@@ -7,234 +7,40 @@ The API app, its accounts, keys, users, SQLite file and tokens are the real ones
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import os
 import queue
 import socket
 import subprocess
 import sys
-import tarfile
 import threading
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import uvicorn
-from fastapi import APIRouter, Request, Response
-from fastapi.responses import StreamingResponse
 
 from hearth.api.app import create_app
-from hearth.api.deps import ApiDeps, CurrentPrincipal, current_principal
+from hearth.api.deps import ApiDeps
 from hearth.app.auth import Auth, RegistrationRule
 from hearth.app.keys import Keys
 from hearth.app.users import Users
 from hearth.bootstrap.child import RandomIds, SystemClock
-from hearth.core.errors import FunctionFailed, HearthError, NotFound, Unauthenticated
-from hearth.core.function import FunctionConfig, config_to_json
+from hearth.bus.local import BusServer
+from hearth.cli.main import main
 from hearth.core.settings import Settings
-from hearth.manifest.function import read
 from hearth.security.passwords import Argon2Passwords, Cost
 from hearth.security.rootkey import RootKey
 from hearth.security.tokens import AccessTokens, TokenMint
 from hearth.security.verifier import CredentialVerifier
 from hearth.store.store import Store
-from hearth.web.errors import error_body, status_of
-from hearth.wire import models
 
-TRACEBACK = (
-    'Traceback (most recent call last):\n  File "handler.py", line 3, in handler\nKeyError: \x1b[31mname'
-)
-
-
-class _Bus:
-    def publish(self, topic: str) -> None: ...
-
-    def subscribe(self, topic: str, callback: Any) -> None: ...
-
-
-@dataclass
-class Function:
-    namespace: str
-    config: FunctionConfig
-    versions: list[models.VersionItem] = field(default_factory=list)
-    files: list[str] = field(default_factory=list)
-
-
-class Functions:
-    """Scripted functions. What a deploy does is set by the function's name: see `_events`."""
-
-    def __init__(self) -> None:
-        self.known: dict[tuple[str, str], Function] = {}
-        self.url = ""
-        self.requests: list[tuple[str, str, dict[str, str]]] = []
-        self.streams = 0
-        self.logs: list[models.LogItem] = []
-        self.router = APIRouter()
-        route = self.router.add_api_route
-        base = "/api/v1/functions"
-        route(base, self.list, methods=["GET"])
-        route(base + "/{ns}/{name}", self.detail, methods=["GET"])
-        route(base + "/{ns}/{name}", self.delete, methods=["DELETE"], status_code=204)
-        route(base + "/{ns}/{name}/versions", self.deploy, methods=["POST"], status_code=202)
-        route(base + "/{ns}/{name}/versions", self.versions, methods=["GET"])
-        route(base + "/{ns}/{name}/versions/{n}/progress", self.progress, methods=["GET"])
-        route(base + "/{ns}/{name}/logs", self.read_logs, methods=["GET"])
-        route("/fn/{ns}/{name}{rest:path}", self.call, methods=["GET", "POST", "PUT"], response_model=None)
-
-    def _get(self, ns: str, name: str) -> Function:
-        if (ns, name) not in self.known:
-            raise NotFound(f"there is no function {ns}/{name}", hint="see: hearth list")
-        return self.known[ns, name]
-
-    def _item(self, function: Function) -> dict[str, Any]:
-        live = next((v for v in reversed(function.versions) if v.state == "ready"), None)
-        return {
-            "name": function.config.name,
-            "namespace": function.namespace,
-            "runtime": function.config.runtime,
-            "version": live.number if live else None,
-            "status": "ready" if live else "failed",
-            "url": f"{self.url}/fn/{function.namespace}/{function.config.name}",
-            "deployed_at": live.ready_at if live else None,
-            "auth": function.config.auth,
-        }
-
-    async def list(
-        self, who: CurrentPrincipal, namespace: str, after: str = "", limit: int = 100
-    ) -> models.Page[models.FunctionItem]:
-        found = sorted(n for ns, n in self.known if ns == namespace and n > after)
-        page = found[: min(limit, 2)]  # small pages: the client has to follow them
-        items = [models.FunctionItem(**self._item(self.known[namespace, n])) for n in page]
-        return models.Page(items=items, next=page[-1] if len(found) > len(page) else None)
-
-    async def detail(self, who: CurrentPrincipal, ns: str, name: str) -> models.FunctionDetail:
-        function = self._get(ns, name)
-        live = next((v for v in reversed(function.versions) if v.state == "ready"), None)
-        return models.FunctionDetail(
-            **self._item(function),
-            id="fn_1",
-            live=live,
-            latest=function.versions[-1],
-            warnings=["cpu is not held"],
-        )
-
-    async def delete(self, who: CurrentPrincipal, ns: str, name: str) -> None:
-        self._get(ns, name)
-        del self.known[ns, name]
-
-    async def versions(self, who: CurrentPrincipal, ns: str, name: str) -> models.Page[models.VersionItem]:
-        return models.Page(items=self._get(ns, name).versions)
-
-    async def deploy(self, who: CurrentPrincipal, ns: str, name: str, request: Request) -> models.Deployed:
-        body = await request.body()
-        with tarfile.open(fileobj=io.BytesIO(body), mode="r:gz") as tar:
-            manifest = tar.extractfile("function.yaml")
-            assert manifest is not None
-            config = read(manifest.read().decode())
-            files = tar.getnames()
-        function = self.known.setdefault((ns, name), Function(ns, config))
-        function.config, function.files = config, files
-        failed = name.startswith("broken")
-        failure = models.FailureItem(
-            code="function_load_failed",
-            message="SyntaxError: invalid syntax",
-            tail="line one\n\x1b[1mSyntaxError",
-            file="handler.py",
-            line=7,
-        )
-        function.versions.append(
-            models.VersionItem(
-                id=f"ver_{len(function.versions) + 1}",
-                number=len(function.versions) + 1,
-                state="failed" if failed else "ready",
-                runtime=config.runtime,
-                toolchain=None if failed else "python-3.11.2",
-                handler="handler.handler",
-                auth=config.auth,
-                config=config_to_json(config),
-                source="sha256:0",
-                created_at=1_795_483_104_123,
-                ready_at=None if failed else 1_795_483_105_000,
-                failure=failure if failed else None,
-            )
-        )
-        return models.Deployed(
-            namespace=ns,
-            name=name,
-            version=len(function.versions),
-            version_id=function.versions[-1].id,
-            state="pending",
-            warnings=["memory is not held on this machine"] if name == "warned" else [],
-        )
-
-    async def progress(self, who: CurrentPrincipal, ns: str, name: str, n: int) -> StreamingResponse:
-        function = self._get(ns, name)
-        self.streams += 1
-        return StreamingResponse(self._events(function, n), media_type="application/x-ndjson")
-
-    async def _events(self, function: Function, n: int) -> AsyncIterator[str]:
-        version = function.versions[n - 1]
-
-        def line(**values: Any) -> str:
-            return (
-                models.DeployEvent(**values).model_dump_json(exclude_none=True) + "\n"
-            )  # as api.functions does
-
-        yield line(kind="state", state="building")
-        yield line(kind="log", text="line one")
-        if function.config.name == "drops" and self.streams == 1:
-            return  # control was restarted
-        yield line(kind="log", text="line\u2028two \x1b[2J")
-        while function.config.name == "slow":
-            await asyncio.sleep(0.05)
-        yield line(kind="state", state="proving")
-        kind = "failed" if version.state == "failed" else "done"
-        yield line(kind=kind, version=version, url=self._item(function)["url"])
-
-    async def read_logs(
-        self,
-        who: CurrentPrincipal,
-        ns: str,
-        name: str,
-        since_ms: int = 0,
-        invocation: str | None = None,
-        version: int | None = None,
-        source: str | None = None,
-        follow: bool = False,
-    ) -> StreamingResponse:
-        self._get(ns, name)
-
-        async def lines() -> AsyncIterator[str]:
-            for item in self.logs:
-                kept = item.at >= since_ms and (version is None or item.version == version)
-                if kept and source in (None, item.source) and invocation in (None, item.invocation):
-                    yield item.model_dump_json() + "\n"
-            while follow:
-                await asyncio.sleep(0.05)
-
-        return StreamingResponse(lines(), media_type="application/x-ndjson")
-
-    async def call(self, ns: str, name: str, rest: str, request: Request) -> Response:
-        try:
-            function = self._get(ns, name)
-            if function.config.auth != "public" or "authorization" in request.headers:
-                try:
-                    await current_principal(request)
-                except Unauthenticated as error:
-                    raise NotFound("there is no such function") from error
-            if name == "boom":
-                raise FunctionFailed("the function raised KeyError", details={"traceback": TRACEBACK})
-        except HearthError as error:
-            headers = {"X-Hearth-Error": error.code, "X-Hearth-Invocation": "inv_7"}
-            return Response(error_body(error, "req_1"), status_of(error), headers, "application/json")
-        if name == "teapot":
-            return Response("short and stout", 418, {"X-Hearth-Invocation": "inv_8"})
-        if name == "bytes":
-            return Response(b"\x00\xff\x1b[2J")
-        shown = f"{request.method} {rest}?{request.url.query} {(await request.body()).decode()}"
-        return Response(shown, headers={"X-Seen-Type": request.headers.get("content-type", "")})
+from .cli_functions import Functions
 
 
 @dataclass
@@ -252,8 +58,18 @@ class Platform:
         return seen
 
 
+@dataclass(frozen=True)
+class Done:
+    stdout: str
+    stderr: str
+
+
 class Program:
-    """`hearth` as a person has it: an executable, a home folder, a working folder."""
+    """`hearth` as a person has it: a home folder, a working folder, an environment.
+
+    A call runs it in this process, which takes a twentieth of the time; `start` makes a real process of it, for
+    signals, pipes and several at once.
+    """
 
     def __init__(self, server: str | None, folder: Path) -> None:
         self.folder = folder / "work"
@@ -269,11 +85,11 @@ class Program:
         if server is not None:
             self.env["HEARTH_SERVER"] = server
 
-    def start(self, *arguments: str, program: str = "hearth", **env: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [Path(sys.executable).parent / program, *arguments],
+            [Path(sys.executable).parent / "hearth", *arguments],
             cwd=self.folder,
-            env=self.env | env,
+            env=self.env,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -282,12 +98,36 @@ class Program:
 
     def __call__(
         self, *arguments: str, stdin: str = "", code: int = 0, program: str = "hearth", **env: str
-    ) -> subprocess.CompletedProcess[str]:
+    ) -> Done:
         """Run a command and demand its exit code."""
-        process = self.start(*arguments, program=program, **env)
-        out, err = process.communicate(stdin, timeout=60)
-        assert process.returncode == code, f"{arguments}: {process.returncode}\n{out}\n{err}"
-        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+        status, done = self._run(arguments, stdin, program, env)
+        assert status == code, f"{arguments}: {status}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def until(self, code: int, *arguments: str, **env: str) -> None:
+        """Run a command until it has that exit code: for what a hint has to reach first."""
+        for _ in range(200):
+            if self._run(arguments, "", "hearth", env)[0] == code:
+                return
+        raise AssertionError(f"{arguments} has never had the exit code {code}")
+
+    def _run(
+        self, arguments: tuple[str, ...], stdin: str, program: str, env: dict[str, str]
+    ) -> tuple[int, Done]:
+        streams = [io.TextIOWrapper(io.BytesIO(text.encode()), "utf-8") for text in (stdin, "", "")]
+        with (
+            mock.patch.dict(os.environ, self.env | env, clear=True),
+            mock.patch.multiple(sys, stdin=streams[0], stdout=streams[1], stderr=streams[2]),
+            mock.patch.object(sys, "argv", [f"/usr/bin/{program}"]),
+            contextlib.chdir(self.folder),
+        ):
+            time.tzset()
+            status = main(list(arguments))
+            for stream in streams[1:]:
+                stream.flush()
+        time.tzset()
+        out, err = (stream.detach().getvalue().decode() for stream in streams[1:])  # type: ignore[attr-defined]
+        return status, Done(out, err)
 
     def register(self, email: str = "ann@example.com") -> None:
         self("register", "--email", email, "--password-stdin", stdin="correct horse battery\n")
@@ -297,10 +137,14 @@ async def _serve(
     platform: Platform, sock: socket.socket, started: queue.SimpleQueue[uvicorn.Server | None]
 ) -> None:
     clock, ids, key = SystemClock(), RandomIds(), RootKey(bytes(range(32)))
-    store = await Store.open(platform.folder / "hearth.db", durable=False, clock=clock, ids=ids)
+    bus = BusServer(platform.folder / "bus.sock")
+    await bus.start()
+    store = await Store.open(
+        platform.folder / "hearth.db", durable=False, clock=clock, ids=ids, publish=bus.publish
+    )
     passwords = Argon2Passwords(Cost(passes=1, memory=64))
     mint = TokenMint(key)
-    verifier = CredentialVerifier(store, AccessTokens([key.token_public_key()]), clock, _Bus(), tick=0.05)
+    verifier = CredentialVerifier(store, AccessTokens([key.token_public_key()]), clock, bus, tick=0.05)
     await verifier.start()
     deps = ApiDeps(
         settings=Settings(data_dir=platform.folder, public_url=platform.url),
@@ -327,6 +171,7 @@ async def _serve(
         await verifier.close()
         await store.close()
         passwords.close()
+        await bus.close()
 
 
 @contextmanager

@@ -134,7 +134,7 @@ def test_keys(hearth: Program) -> None:
     who = json.loads(hearth("whoami", "--json", HEARTH_TOKEN=made["secret"]).stdout)
     assert who["key"] == made["id"]
     hearth("keys", "revoke", made["id"])
-    hearth("whoami", code=3, HEARTH_TOKEN=made["secret"])
+    hearth.until(3, "whoami", HEARTH_TOKEN=made["secret"])
     hearth("keys", "revoke", "key_nothing", code=4)
     hearth("keys", "create", "--name", "x", "--expires", "soon", code=2)
     hearth("keys", "create", "--name", "x", "--allow", "everything", code=2)
@@ -169,6 +169,7 @@ def test_server_and_namespace_are_remembered(hearth: Program, platform: Platform
     assert json.loads(hearth("whoami", "--json").stdout)["server"] == platform.url
     hearth("use", "ida")
     assert hearth("use").stdout == f"server     {platform.url}\nnamespace  ida\n"
+    assert json.loads(hearth("use", "--namespace", "ida", "--json").stdout)["namespace"] == "ida"
     assert "use one of: ida" in hearth("use", "elsewhere", code=4).stderr
     hearth("list", HEARTH_NAMESPACE="other")
     assert platform.functions.requests[-1][1] == "/api/v1/functions"

@@ -105,11 +105,18 @@ class Connection:
         if login is None:
             return None
         if login.expires_at - self._now() < _REFRESH_BEFORE:
-            return self._refresh(login.access_token)
+            return self.renew(login.access_token)
         return login.access_token
 
-    def _refresh(self, stale: str) -> str:
-        """Renew the access token. Whoever waited for the lock finds the token renewed, and uses that."""
+    def renew(self, stale: str) -> str:
+        """Trade the refresh token for a new access token, which is returned.
+
+        Args:
+            stale: the access token that is no good. Whoever waited for the lock finds another one, and uses that.
+
+        Raises:
+            Unauthenticated: the session has ended; it is forgotten here.
+        """
         with self.credentials.locked():
             saved = self.credentials.read()
             login = saved.logins.get(self.server)
@@ -210,6 +217,6 @@ class Connection:
                 and self.api_key is None
                 and not renewed
             ):
-                token, renewed = self._refresh(token), True
+                token, renewed = self.renew(token), True
                 continue
             raise error

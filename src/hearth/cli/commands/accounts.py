@@ -106,10 +106,10 @@ def whoami(options: Options) -> None:
 
 
 @click.command()
-@click.argument("namespace", metavar="[NS]", required=False)
+@click.argument("chosen", metavar="[NS]", required=False)
 @common
 @pass_options
-def use(options: Options, namespace: str | None) -> None:
+def use(options: Options, chosen: str | None) -> None:
     """Remember a namespace, and with --server a server, for the next commands. Alone it shows them.
 
     \b
@@ -117,6 +117,7 @@ def use(options: Options, namespace: str | None) -> None:
       hearth use team
       hearth use --server https://hearth.example.com
     """
+    namespace = chosen if chosen is not None else options.namespace
     with connect(options) as client:
         if namespace is not None:
             check_namespace(namespace)
