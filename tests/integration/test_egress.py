@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import select
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -377,6 +378,23 @@ async def test_the_hosts_new_address_is_followed(
     finally:
         run(f"ip addr del {new}/32 dev wan0")
     await until(lambda: new not in run(f"nft list set inet {TABLE} host4"))
+
+
+@pytest.mark.skipif(shutil.which("iptables") is None, reason="dockerd needs iptables, and here is none")
+async def test_a_dockerd_that_starts_later_is_told_of_us(networks: HostNetworks) -> None:
+    run("iptables -N DOCKER-USER")
+    try:
+        prefix = claim.prefix(INSTANCE)
+        for way in ("-i", "-o"):
+            rule = f"-A DOCKER-USER {way} {prefix}+ -j ACCEPT"
+            await until(lambda r=rule: r in run("iptables -S DOCKER-USER"))  # type: ignore[misc]
+        run("iptables -F DOCKER-USER")
+        await until(lambda: prefix in run("iptables -S DOCKER-USER"))
+        await networks.stop()
+        assert prefix not in run("iptables -S DOCKER-USER")
+    finally:
+        run("iptables -F DOCKER-USER")
+        run("iptables -X DOCKER-USER")
 
 
 async def test_two_platforms_do_not_meet(
