@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.pool_kit import version
 
 from hearth.app.admission import Line
 from hearth.app.invoke import HELD_MAX, Recorder
@@ -11,6 +10,7 @@ from hearth.core.errors import QueueFull, StoreUnavailable
 from hearth.core.invocation import SAMPLED_PER_SECOND, SLOW_AFTER, Outcome, Sampler
 from hearth.testing.clock import FakeClock
 from hearth.testing.workshop import ListRows
+from tests.unit.pool_kit import version
 
 
 def nobody(*_: object) -> None: ...

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from tests.unit.pool_kit import Kit, make_kit, version
 
 from hearth.core.errors import (
     FunctionLoadFailed,
@@ -21,6 +20,7 @@ from hearth.core.errors import (
 from hearth.core.function import Scale
 from hearth.core.instance import InstanceState
 from hearth.testing.guest import FakeGuest
+from tests.unit.pool_kit import Kit, make_kit, version
 
 
 @pytest_asyncio.fixture

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
-from tests.unit.pool_kit import function_row, version_row
 
 from hearth.app import routes as module
 from hearth.app.routes import Routes
@@ -14,6 +13,7 @@ from hearth.core.errors import NotFound, StoreUnavailable
 from hearth.core.records import Event, RouteRow, Target, VersionRow
 from hearth.testing.clock import FakeClock
 from hearth.testing.workshop import LocalBus
+from tests.unit.pool_kit import function_row, version_row
 
 
 class Rows:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from tests.unit.pool_kit import function_row, version_row
 
 from hearth.core.errors import NotFound
 from hearth.core.records import RouteRow, Target
 from hearth.core.routing import deployed, make_route
 from hearth.core.version import VersionState
+from tests.unit.pool_kit import function_row, version_row
 
 
 def row(*weights: int, alias: str = "live") -> RouteRow:

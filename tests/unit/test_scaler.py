@@ -6,11 +6,11 @@ import asyncio
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.pool_kit import make_kit, version
 
 from hearth.app.scaler import Scaler
 from hearth.core.function import Scale
 from hearth.core.scaling import BURST, Decision, Memory, Policy, Stats, decide, failed, smooth, started
+from tests.unit.pool_kit import make_kit, version
 
 POLICY = Policy(min=0, max=10, idle=60.0, concurrency=1)
 
