@@ -1,7 +1,7 @@
 """Netlink requests from the standard library's sockets: just what links, routes and conntrack need.
 
 Why not pyroute2: measured in the keeper, its leanest import takes 14 MB and 190 ms, and its message codecs hold the
-interpreter's lock for about 7 ms per sandbox, which the attach on the request path would feel. This takes neither.
+interpreter's lock for about 5 ms per sandbox, which the attach on the request path would feel. This takes neither.
 
 Sources: netlink(7), rtnetlink(7), linux/netlink.h, linux/netfilter/nfnetlink.h.
 """
