@@ -209,13 +209,16 @@ class ProtocolViolation(PlatformError):
 
 
 def error_classes() -> dict[str, type[HearthError]]:
-    """Every class of the tree by its code, for peers that send errors as data."""
+    """Every class of the tree by its code, for peers that send errors as data.
+
+    Closer kinds that other rooms derive for their own use share a code with their parent and are not among them.
+    """
     found: dict[str, type[HearthError]] = {}
     waiting: list[type[HearthError]] = [HearthError]
     while waiting:
         cls = waiting.pop()
         found[cls.code] = cls
-        waiting.extend(cls.__subclasses__())
+        waiting.extend(child for child in cls.__subclasses__() if child.__module__ == __name__)
     return found
 
 
