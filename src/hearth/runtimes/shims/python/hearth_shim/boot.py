@@ -106,6 +106,6 @@ def _engine(connection, found, settings):
 
 def _give_up(connection, payload):
     connection.send(frame(INIT_ERROR, 0, payload))
-    connection.flush()
+    connection.finish_sending()
     connection.closed = True
     os._exit(1)

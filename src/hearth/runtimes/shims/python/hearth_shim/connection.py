@@ -54,11 +54,18 @@ class Connection:
         self._out.append(data)
 
     def flush(self):
-        """Write what is queued. From any thread; entered again (a signal, a __del__) it leaves it to the outer call."""
+        """Write what is queued; never waits for another thread's write, which takes ours along.
+
+        From any thread; entered again (by a signal, a __del__) it leaves the work to the outer call.
+        """
         me = get_ident()
         if self._sender == me:
             return
-        with self._lock:
+        lock = self._lock
+        rest = self._unsent
+        while self._out or rest:
+            if not lock.acquire(False):
+                return  # who holds it looks at the queue again after letting go
             self._sender = me
             try:
                 self._write()
@@ -66,6 +73,19 @@ class Connection:
                 self.hung_up()
             finally:
                 self._sender = 0
+                lock.release()
+            if self._unsent:
+                return
+            rest = b""
+
+    def finish_sending(self):
+        """Write all that is queued, however long the host takes."""
+        self.sock.setblocking(True)
+        self.on_unsent = None
+        self.flush()
+        with self._lock:
+            pass  # another thread was at it
+        self.flush()
 
     def _write(self):
         out = self._out
@@ -73,8 +93,8 @@ class Connection:
             count = len(out)
             data = out[0] if count == 1 and not self._unsent else self._unsent + b"".join(out[:count])
             del out[:count]
+            self._unsent = b""
             if self.closed:
-                self._unsent = b""
                 return
             if self.on_unsent is None:
                 self.sock.sendall(data)

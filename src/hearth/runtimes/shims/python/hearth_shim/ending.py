@@ -10,8 +10,8 @@ def finish(connection):
     import atexit
 
     logs.close()
-    connection.flush()
     atexit._run_exitfuncs()
-    connection.flush()
+    logs.close()
+    connection.finish_sending()
     connection.closed = True
     os._exit(0)
