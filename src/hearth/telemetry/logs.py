@@ -143,6 +143,7 @@ class LogFiles:
             for function_id in forgotten:
                 if function_id in self._open:
                     os.close(self._open.pop(function_id).fd)
+                self._numbers[function_id] += 1
                 shutil.rmtree(folder(self._root, function_id), ignore_errors=True)
             with self._idle:
                 self._busy = False
@@ -187,6 +188,9 @@ class LogFiles:
         if opened is not None and os.fstat(opened.fd).st_nlink == 0:  # another process made room
             os.close(opened.fd)
             opened = None
+            self._numbers[function_id] += (
+                1  # a name is never used again: readers remember how far they are in it
+            )
         if opened is None:
             directory = folder(self._root, function_id)
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
