@@ -85,7 +85,7 @@ class PythonRuntime:
             lines.append(f"/bin/sh -euc {shlex.quote(config.build_command)}")
         lines += [
             'cp -R -P -p ./. "$OUT/"',
-            f'rm -rf "$OUT/{DEPENDENCIES}"',
+            'rm -rf "$OUT/.hearth"',
             'find "$OUT" -name __pycache__ -type d -prune -exec rm -rf {} +',
             f'{python} -I -S -c {shlex.quote(_CHECK)} "$OUT" {shlex.quote(wanted)} {" ".join(MODULES)}',
         ]
