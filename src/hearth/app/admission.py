@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import Generic, TypeVar
 
 from hearth.core.errors import HearthError, QueueFull
 
-if TYPE_CHECKING:
-    from hearth.app.instances import Instance
+T = TypeVar("T")  # what is waited for: an instance
 
-Granted = Callable[["Instance | None", HearthError | None, float], None]
+Granted = Callable[[T | None, HearthError | None, float], None]
 """Called once, on the loop: with a reserved instance, or with the reason why there is none; and the seconds of the
 wait that went into starting the instance."""
 
 
-class Ticket:
+class Ticket(Generic[T]):
     """One request's place in the line. Who leaves cancels it; nothing is called then."""
 
     __slots__ = ("_line", "deadline", "granted", "open", "since")
 
-    def __init__(self, line: Line, since: float, deadline: float, granted: Granted) -> None:
+    def __init__(self, line: Line[T], since: float, deadline: float, granted: Granted[T]) -> None:
         self._line = line
         self.since = since
         self.deadline = deadline
@@ -35,18 +34,18 @@ class Ticket:
             self._line.waiting -= 1
 
 
-class Line:
+class Line(Generic[T]):
     """The bounded queue of one version: first come, first served. All of it is O(1) but `expired`."""
 
     __slots__ = ("_tickets", "waiting")
 
     def __init__(self) -> None:
-        self._tickets: deque[Ticket] = deque()
+        self._tickets: deque[Ticket[T]] = deque()
         self.waiting = 0
 
     def join(
-        self, since: float, deadline: float, granted: Granted, bound: int, service: float | None
-    ) -> Ticket:
+        self, since: float, deadline: float, granted: Granted[T], bound: int, service: float | None
+    ) -> Ticket[T]:
         """Queue up.
 
         Args:
@@ -71,7 +70,7 @@ class Line:
         self.waiting += 1
         return ticket
 
-    def oldest(self) -> Ticket | None:
+    def oldest(self) -> Ticket[T] | None:
         """Who has waited longest and still does."""
         tickets = self._tickets
         while tickets:
@@ -80,7 +79,7 @@ class Line:
             tickets.popleft()
         return None
 
-    def pop(self) -> Ticket | None:
+    def pop(self) -> Ticket[T] | None:
         """Take who has waited longest out of the line."""
         ticket = self.oldest()
         if ticket is not None:
@@ -88,12 +87,12 @@ class Line:
             self._tickets.popleft()
         return ticket
 
-    def clear(self) -> Iterator[Ticket]:
+    def clear(self) -> Iterator[Ticket[T]]:
         """Take everybody out."""
         while (ticket := self.pop()) is not None:
             yield ticket
 
-    def expired(self, now: float) -> list[Ticket]:
+    def expired(self, now: float) -> list[Ticket[T]]:
         """Take out those whose deadline has passed."""
         late = [ticket for ticket in self._tickets if ticket.open and ticket.deadline <= now]
         for ticket in late:

@@ -73,7 +73,7 @@ class Group:
         self.policy = Policy(scale.min, scale.max, scale.idle, version.config.concurrency)
         self.instances: set[Instance] = set()
         self.free: list[Instance] = []
-        self.line = Line()
+        self.line: Line[Instance] = Line()
         self.starting = 0
         self.ready = 0  # instances in that state
         self.in_flight = 0

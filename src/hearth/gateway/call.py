@@ -9,7 +9,7 @@ The warm path runs from `begin` to `send` and from `on_response` to `finish` wit
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hearth.app.admission import Ticket
 from hearth.app.instances import Instance
@@ -29,13 +29,11 @@ from hearth.core.routing import Deployed, Route
 from hearth.gateway import auth
 from hearth.gateway.answer import Answer, write_whole
 from hearth.gateway.connection import Connection
-from hearth.gateway.errors import RequestTimeout, for_strangers
+from hearth.gateway.errors import RequestTimeout, for_strangers, status_of
 from hearth.gateway.forwarded import add_special_lines, told_origin
 from hearth.gateway.request import TRACEPARENT, Request
+from hearth.gateway.shared import Shared
 from hearth.ports.guest import Call
-
-if TYPE_CHECKING:
-    from hearth.gateway.door import Door
 
 _SUCCEEDED, _FAILED = Outcome.SUCCEEDED, Outcome.FAILED
 
@@ -52,7 +50,7 @@ class FunctionCall:
     _call: Call | None = None
     _answer: Answer | None = None  # one that comes in pieces
     _status = 0  # of the answer, once it has begun
-    _ticket: Ticket | None = None
+    _ticket: Ticket[Instance] | None = None
     _task: asyncio.Task[None] | None = None
     _ended = False
     _abandoned = False  # the client has left, the guest has not yet put the request down
@@ -64,9 +62,9 @@ class FunctionCall:
     _deadline = _sent = _stream_end = 0.0
 
     def __init__(
-        self, door: Door, connection: Connection, request: Request, now: float, invocation: bytes
+        self, shared: Shared, connection: Connection, request: Request, now: float, invocation: bytes
     ) -> None:
-        self._door = door
+        self._shared = shared
         self._connection = connection
         self._request = request
         self._began = now
@@ -78,7 +76,7 @@ class FunctionCall:
         """Find out where the request goes and whether it may."""
         request = self._request
         if request.special:
-            self.request_id = self._door.request_id(request, self.invocation)
+            self.request_id = self._shared.request_id(request, self.invocation)
         if route is not None and (not request.special or auth.KEY not in request.special):
             version = self._choose(route)
             if version is not None and version.public:
@@ -91,7 +89,7 @@ class FunctionCall:
         if special and (b"x-hearth-version" in special or b"x-hearth-alias" in special):
             return None
         live = route.live
-        return live.only or live.pick(self._door.chance())
+        return live.only or live.pick(self._shared.chance())
 
     def _ask(self, route: Route | None) -> None:
         """A credential, a members' function, a version asked for by name, or nothing of that name."""
@@ -100,12 +98,12 @@ class FunctionCall:
         token = auth.credential(special, public)
         if token is None:
             return self._admit(route, None)
-        principal = self._door.verifier.cached(token)
+        principal = self._shared.verifier.cached(token)
         if isinstance(principal, Principal):
             return self._admit(route, principal)
         if principal is None:
             return self.fail(auth.bad_credential())
-        self._hold(self._door.resolve(token), lambda found: self._admit(route, found))
+        self._hold(self._shared.resolve(token), lambda found: self._admit(route, found))
         return None
 
     def _admit(self, route: Route | None, principal: Principal | None) -> None:
@@ -116,18 +114,18 @@ class FunctionCall:
         version = self._choose(route)
         if version is None:
             return self._named(route, principal)
-        error = self._door.refusal(principal, version)
+        error = auth.refusal(principal, version)
         return self._enter(version) if error is None else self.fail(error)
 
     def _named(self, route: Route, principal: Principal | None) -> None:
         """``X-Hearth-Version`` and ``X-Hearth-Alias``: for members only."""
-        error = self._door.refusal(principal, route.live.versions[0])
+        error = auth.refusal(principal, route.live.versions[0])
         if error is None and not auth.is_member(principal, route.function.namespace_id):
             error = Forbidden("only members of the namespace may choose a version")
         if error is not None:
             return self.fail(error)
         special = self._request.special
-        found = self._door.named(route, special.get(b"x-hearth-version"), special.get(b"x-hearth-alias"))
+        found = self._shared.named(route, special.get(b"x-hearth-version"), special.get(b"x-hearth-alias"))
         self._hold(found, self._enter)
         return None
 
@@ -138,35 +136,35 @@ class FunctionCall:
         self._version = version
         self._known = True
         request = self._request
-        door = self._door
-        if (request.length or request.size) > door.max_body:
-            return self.fail(_too_large(door.max_body))
+        shared = self._shared
+        if (request.length or request.size) > shared.max_body:
+            return self.fail(_too_large(shared.max_body))
         now = self._began
-        instance = door.pool.take(version)
+        instance = shared.pool.take(version)
         if instance is not None:
             self._deadline = now + version.config.timeout
             return self._send(instance, version.timeout_ms)
         config = version.config
-        patience = config.timeout if door.pool.is_up(version) else config.timeout + config.init_timeout
+        patience = config.timeout if shared.pool.is_up(version) else config.timeout + config.init_timeout
         if not request.complete:
             self._connection.pause_body()
         self._deadline = self._connection.expires = (
             now + patience + 1.0
         )  # the pool tells in time; this is the net
         try:
-            self._ticket = door.pool.wait(version, now, now + patience, self._granted)
+            self._ticket = shared.pool.wait(version, now, now + patience, self._granted)
         except HearthError as error:
             return self.fail(error)
         return None
 
     def _granted(self, instance: Instance | None, error: HearthError | None, cold: float) -> None:
         self._ticket = None
-        now = self._door.now()
+        now = self._shared.now()
         self._cold = cold
         self._queued = now - self._began - cold
         if instance is None or self._ended:
             if instance is not None:
-                self._door.pool.give_back(instance, now)
+                self._shared.pool.give_back(instance, now)
             elif error is not None:
                 self.fail(error)
             return
@@ -181,7 +179,7 @@ class FunctionCall:
         request, connection, version = self._request, self._connection, self._version
         self._instance = instance
         instance.current = self.invocation if instance.in_flight == 1 else None
-        self._sent = self._began if self._cold == 0.0 == self._queued else self._door.now()
+        self._sent = self._began if self._cold == 0.0 == self._queued else self._shared.now()
         connection.expires = self._deadline
         if request.special:
             head = self._head(milliseconds)
@@ -203,7 +201,7 @@ class FunctionCall:
                 lines,
                 prefix,
                 self.request_id,
-                self._door.traceparent(),
+                self._shared.traceparent(),
             )
             if request.lines:
                 head = b"\n".join((head, *request.lines))
@@ -223,7 +221,7 @@ class FunctionCall:
         caller = b"" if self._principal is None else self._principal.label.encode()
         trace = request.special.get(b"traceparent")
         if trace is None or TRACEPARENT.fullmatch(trace) is None:
-            trace = self._door.traceparent()
+            trace = self._shared.traceparent()
         lines = [
             self.invocation,
             milliseconds,
@@ -249,15 +247,15 @@ class FunctionCall:
         if self._ended:
             return
         self._size += len(data)
-        if self._size > self._door.max_body:
-            self.fail(_too_large(self._door.max_body))
+        if self._size > self._shared.max_body:
+            self.fail(_too_large(self._shared.max_body))
         elif self._call is None:
             self._body = [*(self._body or ()), data]
             self._body_end = end
             self._connection.pause_body()
         else:
             if self._answer is None:
-                self._connection.expires = min(self._deadline, self._door.now() + limits.BODY_TIMEOUT)
+                self._connection.expires = min(self._deadline, self._shared.now() + limits.BODY_TIMEOUT)
                 if end:
                     self._connection.expires = self._deadline
             if not self._call.write(data, end):
@@ -299,8 +297,8 @@ class FunctionCall:
     # ports.guest.Exchange
 
     def on_response(self, status: int, head: bytes, body: bytes, end: bool) -> None:
-        door, connection, version = self._door, self._connection, self._version
-        now = door.now()
+        shared, connection, version = self._shared, self._connection, self._version
+        now = shared.now()
         self._status = status
         if self._cold == 0.0 == self._queued:
             timing = b"queue;dur=0, cold;dur=0, fn;dur=%.2f" % ((now - self._sent) * 1000)
@@ -308,12 +306,12 @@ class FunctionCall:
             timing = self._timing(now)
         ours = b"%b%bx-request-id: %b\r\nx-hearth-invocation: %b\r\nserver-timing: %b\r\n" % (
             version.version_header,
-            door.common,
+            shared.common,
             self.request_id,
             self.invocation,
             timing,
         )
-        translated = door.heads.translate(status, head, version.prefix)
+        translated = shared.heads.translate(status, head, version.prefix)
         if end:
             write_whole(connection, self._request, translated, ours, body)
             self._finish(now)
@@ -328,7 +326,7 @@ class FunctionCall:
         answer = self._answer
         assert answer is not None
         answer.more(data, end)
-        now = self._door.now()
+        now = self._shared.now()
         if end:
             self._finish(now)
         else:
@@ -339,7 +337,7 @@ class FunctionCall:
         answer = self._answer
         assert answer is not None
         answer.end(head)
-        self._finish(self._door.now())
+        self._finish(self._shared.now())
 
     def on_failed(self, error: HearthError, detail: dict[str, Any] | None) -> None:
         """The handler raised, the instance died, or it answered nonsense."""
@@ -348,7 +346,7 @@ class FunctionCall:
         instance = self._instance
         if isinstance(error, FunctionCrashed) and instance is not None and self._answer is None:
             self._release()
-            self._hold(self._door.cause_of_death(instance), self.fail)
+            self._hold(self._shared.cause_of_death(instance), self.fail)
             return None
         if detail is not None and auth.is_member(self._principal, self._namespace):
             error.details.update(detail)
@@ -362,7 +360,7 @@ class FunctionCall:
         """The guest has put down what was cancelled."""
         if self._abandoned:
             self._abandoned = False
-            self._door.abandoned.discard(self)
+            self._shared.abandoned.discard(self)
             self._release()
 
     # The end.
@@ -379,20 +377,20 @@ class FunctionCall:
         """Answer with an error; where an answer has begun, cut it off."""
         if self._ended:
             return None
-        door, connection = self._door, self._connection
+        shared, connection = self._shared, self._connection
         if not auth.is_member(self._principal, self._namespace):
             error = for_strangers(error)
-        status = door.status_of(error)
+        status = status_of(error)
         self._note(Outcome.FAILED, status, error.code)
         self._drop(reason)
         if self._answer is not None:
             return connection.cut()
         extra = b"x-hearth-invocation: %b\r\n" % self.invocation
         if self._known:
-            extra += b"%bserver-timing: %b\r\n" % (self._version.version_header, self._timing(door.now()))
+            extra += b"%bserver-timing: %b\r\n" % (self._version.version_header, self._timing(shared.now()))
             if isinstance(error, FunctionError):
-                extra += door.common
-        door.answer_error(connection, self._request, error, self.request_id, extra)
+                extra += shared.common
+        shared.answer_error(connection, self._request, error, self.request_id, extra)
         return None
 
     def _finish(self, now: float) -> None:
@@ -401,9 +399,9 @@ class FunctionCall:
         instance, status = self._instance, self._status
         assert instance is not None
         seconds = now - self._sent
-        door = self._door
-        door.pool.give_back(instance, now, seconds)
-        door.recorder.note(
+        shared = self._shared
+        shared.pool.give_back(instance, now, seconds)
+        shared.recorder.note(
             self._version,
             self.invocation,
             self.request_id,
@@ -436,32 +434,32 @@ class FunctionCall:
             return
         call.cancel(reason)
         if reason == "timeout":
-            self._unblock(instance, self._door.now())
+            self._unblock(instance, self._shared.now())
         else:
             self._abandoned = True
-            self._door.abandoned.add(self)
+            self._shared.abandoned.add(self)
 
     def _unblock(self, instance: Instance, now: float) -> None:
         """A request that does not end: alone in its instance, that is killed; else it finishes the others and goes."""
         self._instance = None
         if instance.limit == 1:
-            self._door.pool.kill(instance)
+            self._shared.pool.kill(instance)
         else:
-            self._door.pool.retire(instance)
-        self._door.pool.give_back(instance, now)
+            self._shared.pool.retire(instance)
+        self._shared.pool.give_back(instance, now)
 
     def _release(self) -> None:
         instance, self._instance = self._instance, None
         if instance is not None:
             if instance.guest.closed:
-                self._door.pool.lost(instance)
-            self._door.pool.give_back(instance, self._door.now())
+                self._shared.pool.lost(instance)
+            self._shared.pool.give_back(instance, self._shared.now())
 
     def _note(self, outcome: Outcome, status: int, error: str) -> None:
         if self._known:
-            now = self._door.now()
+            now = self._shared.now()
             seconds = now - self._sent if self._call is not None else 0.0
-            self._door.recorder.note(
+            self._shared.recorder.note(
                 self._version,
                 self.invocation,
                 self.request_id,
@@ -490,7 +488,7 @@ class FunctionCall:
         """Off the warm path: wait for something, then go on. The call owns the task and takes it along when it ends."""
         if not self._request.complete:
             self._connection.pause_body()
-        self._connection.expires = self._door.now() + limits.HEADER_TIMEOUT
+        self._connection.expires = self._shared.now() + limits.HEADER_TIMEOUT
         self._deadline = self._connection.expires
 
         async def hold() -> None:
@@ -505,7 +503,7 @@ class FunctionCall:
                 self._connection.resume_body()
                 then(found)
 
-        self._task = self._door.loop.create_task(hold())
+        self._task = asyncio.get_running_loop().create_task(hold())
 
 
 def _too_large(most: int) -> TooLarge:

@@ -9,9 +9,10 @@ seen; `_advance` acts on it.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import Protocol, cast
 
 import httptools
 
@@ -20,9 +21,7 @@ from hearth.core.errors import HearthError
 from hearth.gateway.errors import HeadersTooLarge, Malformed, RequestTimeout, UriTooLong
 from hearth.gateway.request import HOST, NONE, SPECIAL, Request, add_special, normalise, without_named
 
-if TYPE_CHECKING:
-    from hearth.gateway.door import Door
-
+Networks = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
 AHEAD = 16 << 10  # bytes that may come while a request is in work
 SMALL_BODY = 64 << 10  # a body up to this size is complete before anybody is bothered with it
 LINGER = 2.0  # seconds that a refused client may go on sending, so that it reads the answer before a reset
@@ -57,14 +56,37 @@ class Handler(Protocol):
         ...
 
 
+class Front(Protocol):
+    """What a connection needs of the door that it came through."""
+
+    loop: asyncio.AbstractEventLoop
+    draining: bool
+
+    def now(self) -> float: ...
+
+    def opened(self, connection: Connection) -> None:
+        """Sets `client`, `proxies` and the first deadline."""
+        ...
+
+    def closed(self, connection: Connection) -> None: ...
+
+    def handle(self, connection: Connection, request: Request) -> None:
+        """Give a request to a handler."""
+        ...
+
+    def refuse(self, connection: Connection, error: HearthError) -> None:
+        """Write an error for what is no request."""
+        ...
+
+
 class Connection(asyncio.Protocol):
     """The server's side of one connection. Made by the door for each accepted socket."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, door: Front) -> None:
         self.door = door
         self.transport: asyncio.Transport
         self.client = b""
-        self.trusted = False  # a proxy whose X-Forwarded-* are believed
+        self.proxies: Networks = ()  # where this client is one of them, the proxies that are believed
         self.expires = 0.0  # monotonic seconds; the door's sweep calls `expire` after it
         self.full = False  # the client takes less than is written
         self.closing = False

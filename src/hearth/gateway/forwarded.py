@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import TYPE_CHECKING
 
 from hearth.gateway import auth
+from hearth.gateway.connection import Connection, Networks
 from hearth.gateway.heads import OWN_COOKIES, without_own_cookies
 from hearth.gateway.request import HOST, Request
-
-if TYPE_CHECKING:
-    from hearth.gateway.connection import Connection
-
-Networks = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
 
 
 def parse_networks(texts: tuple[str, ...]) -> Networks:
@@ -46,7 +41,7 @@ def origin(connection: Connection, request: Request) -> tuple[bytes, bytes, byte
     what stands before it was written by somebody whom nobody vouches for.
     """
     special, peer, host = request.special, connection.client, request.host
-    if not connection.trusted or not special:
+    if not connection.proxies or not special:
         return peer, b"http", host, peer
     chain = [part.strip(b" \t") for part in special.get(b"x-forwarded-for", b"").split(b",")]
     client = peer
@@ -54,7 +49,7 @@ def origin(connection: Connection, request: Request) -> tuple[bytes, bytes, byte
         if not _is_address(part):
             break
         client = part
-        if not is_trusted(part.decode(), connection.door.trusted):
+        if not is_trusted(part.decode(), connection.proxies):
             break
     scheme = special.get(b"x-forwarded-proto", b"http").lower()
     named = special.get(b"x-forwarded-host", host)

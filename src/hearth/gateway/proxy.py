@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 from hearth.core import limits
 from hearth.core.errors import ControlUnavailable, HearthError
@@ -12,10 +11,8 @@ from hearth.gateway.errors import RequestTimeout
 from hearth.gateway.forwarded import origin
 from hearth.gateway.heads import status_line
 from hearth.gateway.request import Request
+from hearth.gateway.shared import Shared
 from hearth.gateway.upstream import UpstreamConnection
-
-if TYPE_CHECKING:
-    from hearth.gateway.door import Door
 
 HEAD_TIMEOUT = 120.0  # seconds that control may take for the head of an answer, once it has the request
 STREAM_TIMEOUT = 900.0  # seconds that a stream of its may be silent (a followed log)
@@ -46,19 +43,19 @@ class ProxyCall:
         "_body",
         "_chunked",
         "_connection",
-        "_door",
         "_ended",
         "_framed",
         "_fresh",
         "_request",
         "_request_id",
+        "_shared",
         "_task",
         "_upstream",
         "_whole",
     )
 
-    def __init__(self, door: Door, connection: Connection, request: Request, request_id: bytes) -> None:
-        self._door = door
+    def __init__(self, shared: Shared, connection: Connection, request: Request, request_id: bytes) -> None:
+        self._shared = shared
         self._connection = connection
         self._request = request
         self._request_id = request_id
@@ -74,8 +71,8 @@ class ProxyCall:
 
     def begin(self) -> None:
         """Find a connection to control and send the head."""
-        self._connection.expires = self._door.now() + HEAD_TIMEOUT
-        upstream = self._door.upstream.take()
+        self._connection.expires = self._shared.now() + HEAD_TIMEOUT
+        upstream = self._shared.upstream.take()
         if upstream is not None:
             self._fresh = False
             return self._send(upstream)
@@ -85,11 +82,11 @@ class ProxyCall:
         self._fresh = True
         if not self._request.complete:
             self._connection.pause_body()
-        self._task = self._door.loop.create_task(self._connect())
+        self._task = asyncio.get_running_loop().create_task(self._connect())
 
     async def _connect(self) -> None:
         try:
-            upstream = await self._door.upstream.connect()
+            upstream = await self._shared.upstream.connect()
         except HearthError as error:
             self._task = None
             self._fail(error)
@@ -162,7 +159,7 @@ class ProxyCall:
     def on_head(self, status: int, fields: list[tuple[bytes, bytes]], sized: bool) -> None:
         connection, request = self._connection, self._request
         self._answering = True
-        connection.expires = self._door.now() + STREAM_TIMEOUT
+        connection.expires = self._shared.now() + STREAM_TIMEOUT
         named = b",".join(value for name, value in fields if name == b"connection").lower().split(b",")
         dropped = _HOP_BY_HOP | _OURS | {name.strip(b" \t") for name in named}
         lines = b"".join(b"%b: %b\r\n" % field for field in fields if field[0] not in dropped)
@@ -176,7 +173,7 @@ class ProxyCall:
                 closing += b"transfer-encoding: chunked\r\n"
         connection.write(
             b"%b%bdate: %b\r\nx-request-id: %b\r\n%b\r\n"
-            % (status_line(status), lines, self._door.date, self._request_id, closing)
+            % (status_line(status), lines, self._shared.date, self._request_id, closing)
         )
 
     def on_continue(self) -> None:
@@ -185,7 +182,7 @@ class ProxyCall:
 
     def on_data(self, data: bytes) -> None:
         connection = self._connection
-        connection.expires = self._door.now() + STREAM_TIMEOUT
+        connection.expires = self._shared.now() + STREAM_TIMEOUT
         connection.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
         if connection.full and self._upstream is not None:
             self._upstream.transport.pause_reading()
@@ -196,7 +193,7 @@ class ProxyCall:
         self._ended = True
         if self._chunked:
             self._connection.write(b"0\r\n\r\n")
-        self._connection.answered(self._request, self._door.now())
+        self._connection.answered(self._request, self._shared.now())
 
     def on_lost(self) -> None:
         request = self._request
@@ -227,7 +224,7 @@ class ProxyCall:
         if end:
             upstream.sent()
         timeout = HEAD_TIMEOUT if end else limits.BODY_TIMEOUT
-        self._connection.expires = self._door.now() + timeout
+        self._connection.expires = self._shared.now() + timeout
         if upstream.full and not end:
             self._connection.pause_body()
 
@@ -238,7 +235,7 @@ class ProxyCall:
         if self._answering:
             self._connection.cut()
         else:
-            self._door.answer_error(self._connection, self._request, error, self._request_id)
+            self._shared.answer_error(self._connection, self._request, error, self._request_id)
 
     def _drop(self) -> None:
         self._ended = True

@@ -370,7 +370,7 @@ async def test_an_abandoned_request_that_never_ends_costs_its_instance_at_the_de
         await until(lambda: call.cancelled == "client_gone")
         assert not guest.closed
         await until(lambda: guest.closed)
-        assert not front.door.abandoned
+        assert not front.door.shared.abandoned
 
 
 async def test_a_stream_that_dies_is_cut_and_not_ended() -> None:
