@@ -202,7 +202,7 @@ async def test_what_is_sent_ahead_is_held_and_bounded() -> None:
         (connection,) = front.door.connections
         assert len(connection._held) < 1 << 20
         assert connection._paused
-        assert len(connection._queue) <= 32
+        assert len(connection._parser.heads) <= 32
         call.respond(b"200", b"first")
         assert (await client.reply()).body == b"first"
         client.writer.transport.abort()
