@@ -165,12 +165,17 @@ def make_folders(data: Path) -> dict[str, Path]:
 
 
 @contextlib.asynccontextmanager
-async def bubblewrap_rig(tmp_path: Path, **options: Any) -> AsyncIterator[Rig]:
-    """Root, bubblewrap and cgroups are needed."""
+async def bubblewrap_rig(
+    tmp_path: Path, instead: dict[str, Path] | None = None, **options: Any
+) -> AsyncIterator[Rig]:
+    """Root, bubblewrap and cgroups are needed.
+
+    `instead`: folders of mount kinds that are not to be empty ones of the test's own.
+    """
     run = Path(tempfile.mkdtemp(prefix="hearth-test-", dir="/run"))
     run.chmod(0o711)
     instance = "t" + secrets.token_hex(5)
-    folders = make_folders(tmp_path / "data")
+    folders = {**make_folders(tmp_path / "data"), **(instead or {})}
     driver = BubblewrapDriver(instance=instance, run=run, data=tmp_path / "data", folders=folders, **options)
     try:
         with no_leaked_fds():

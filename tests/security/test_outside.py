@@ -5,9 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import os
-import secrets
 import signal
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,70 +15,13 @@ from hearth.core.errors import SandboxFailed
 from hearth.core.launch import Disk, Handle, Network
 from hearth.drivers.bubblewrap import argv, program, seccomp
 from hearth.drivers.bubblewrap import sandbox as sandbox_module
-from hearth.egress.networks import HostNetworks
-from tests.contract.driver_cases import Rig, bubblewrap_rig, read_until, soon
+from tests.contract.driver_cases import Rig, read_until, soon
+from tests.security.jail import drop_options
+from tests.security.outside import look
 
 pytestmark = pytest.mark.root
-NAMESPACES = ("user", "pid", "net", "ipc", "uts", "cgroup", "mnt")
 WAIT = "s = dial(); s.sendall(b'up\\n'); s.recv(1)"
 BUILD = "print('up', flush=True); import signal; signal.pause()"
-
-
-@pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    async with bubblewrap_rig(tmp_path) as ready:
-        yield ready
-
-
-def status_of(pid: int) -> dict[str, str]:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
-
-
-def session_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[3])
-
-
-def problems(child: int, payload: int, uid: int) -> set[str]:
-    """Everything that is not as it must be, of the sandbox's pid 1 and of the payload itself."""
-    found = set()
-    for pid, number in ((child, "1"), (payload, "2")):
-        status = status_of(pid)
-        wanted = {
-            "Uid": "\t".join([str(uid)] * 4),
-            "Gid": "\t".join([str(uid)] * 4),
-            "Groups": "",
-            **{f"Cap{kind}": "0" * 16 for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb")},
-            "NoNewPrivs": "1",
-            "Seccomp": "2",
-            "Seccomp_filters": "2",
-            "NSpid": f"{pid}\t{number}",
-        }
-        found |= {name for name, value in wanted.items() if status.get(name) != value}
-        for name in NAMESPACES:
-            if os.readlink(f"/proc/{pid}/ns/{name}") == os.readlink(f"/proc/self/ns/{name}"):
-                found.add(f"ns {name}")
-        if Path(f"/proc/{pid}/oom_score_adj").read_text().strip() != "500":
-            found.add("oom_score_adj")
-        if Path(f"/proc/{pid}/limits").read_text().split("Max core file size")[1].split()[0] != "0":
-            found.add("core")
-    if session_of(payload) != payload and status_of(payload)["NSsid"].split()[1:] != ["1"]:
-        found.add("session")
-    environment = Path(f"/proc/{child}/environ").read_bytes().rstrip(b"\0").split(b"\0")
-    if not set(environment) <= {b"PATH=/usr/bin:/bin", b"PWD=/"}:
-        found.add(f"environ of pid 1: {environment}")
-    groups = [line.split(":", 2)[2] for line in Path(f"/proc/{payload}/cgroup").read_text().splitlines()]
-    if sum("/hearth-" in group for group in groups) < 1:
-        found.add("cgroup")
-    return found
-
-
-async def look(rig: Rig, handle: Handle) -> set[str]:
-    sandbox = rig.inner._find(handle)
-    with open(f"/proc/{sandbox._child.pid}/task/{sandbox._child.pid}/children") as file:
-        children = file.read().split()
-    payload = int(children[0]) if children else sandbox._child.pid
-    return problems(sandbox._child.pid, payload, sandbox._uid)
 
 
 async def up(rig: Rig, **more: object) -> tuple[Handle, int]:
@@ -108,20 +49,6 @@ async def test_a_build(rig: Rig, disk: Disk | None) -> None:
     os.close(out)
     os.close(err)
     await rig.driver.stop(handle, 0)
-
-
-@pytest.fixture
-async def networked(tmp_path: Path) -> AsyncIterator[Rig]:
-    """A rig whose sandboxes have networks, by the real rules."""
-    networks = HostNetworks("t" + secrets.token_hex(5))
-    await networks.start()
-    try:
-        if networks.missing():
-            pytest.skip(f"this machine has no networks for sandboxes: {networks.missing()}")
-        async with bubblewrap_rig(tmp_path, networks=networks) as ready:
-            yield ready
-    finally:
-        await networks.stop()
 
 
 LOOK = """
@@ -184,23 +111,6 @@ async def test_no_two_sandboxes_share_a_uid(rig: Rig) -> None:
 
 
 # negative controls
-
-Command = Callable[..., list[str]]
-
-
-def drop_options(monkeypatch: pytest.MonkeyPatch, *dropped: str) -> None:
-    original = argv.options
-
-    def fewer(layout: argv.Layout, fds: argv.Fds) -> list[str]:
-        words, out, skipping = original(layout, fds), [], False
-        for word in words:
-            if word.startswith("--"):
-                skipping = word in dropped
-            if not skipping:
-                out.append(word)
-        return out
-
-    monkeypatch.setattr(argv, "options", fewer)
 
 
 async def no_program(spawned: Any, child: Any, uid: int) -> None:
