@@ -58,6 +58,7 @@ class Recorder:
         queued: float,
         cold: float,
         seconds: float,
+        wanted: bool = False,
     ) -> None:
         """Note a call that has ended; O(1).
 
@@ -66,6 +67,7 @@ class Recorder:
             queued: seconds that it waited for room.
             cold: seconds of its wait that went into a start.
             seconds: what the function took.
+            wanted: keep it whatever it was.
         """
         known = self._functions.get(version.function_id)
         if known is None:
@@ -73,7 +75,7 @@ class Recorder:
         figures, sampler = known
         figures.calls += 1
         figures.seconds += seconds
-        notable = False
+        notable = wanted
         if outcome is not Outcome.SUCCEEDED:
             notable = True
             if outcome is Outcome.FAILED:

@@ -1,6 +1,6 @@
 """One call of a function: the story of a request, from its parsed head to the last byte of its answer.
 
-    begin → admit (route, version, who asks) → enter (an instance, or the line for one) → send (a frame to the guest)
+    begin (which version, who asks: entry.py) → enter (an instance, or the line for one) → send (a frame to the guest)
     → on_response, on_body … (the answer as it comes) → finish (give the instance back, note the call)
 
 The warm path runs from `begin` to `send` and from `on_response` to `finish` without a task, a future or an await.
@@ -9,16 +9,15 @@ The warm path runs from `begin` to `send` and from `on_response` to `finish` wit
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from hearth.app.admission import Ticket
 from hearth.app.instances import Instance
 from hearth.core import limits
 from hearth.core.errors import (
     Cancelled,
-    Forbidden,
     FunctionCrashed,
-    FunctionError,
     FunctionTimeout,
     HearthError,
     TooLarge,
@@ -29,12 +28,15 @@ from hearth.core.routing import Deployed, Route
 from hearth.gateway import auth
 from hearth.gateway.answer import Answer, write_whole
 from hearth.gateway.connection import Connection
+from hearth.gateway.entry import Admitted, admit
 from hearth.gateway.errors import RequestTimeout, for_strangers, status_of
-from hearth.gateway.forwarded import add_special_lines, told_origin
-from hearth.gateway.request import TRACEPARENT, Request
+from hearth.gateway.forwarded import request_head
+from hearth.gateway.heads import SANDBOX
+from hearth.gateway.request import Request
 from hearth.gateway.shared import Shared
 from hearth.ports.guest import Call
 
+T = TypeVar("T")
 _SUCCEEDED, _FAILED = Outcome.SUCCEEDED, Outcome.FAILED
 
 
@@ -74,60 +76,23 @@ class FunctionCall:
 
     def begin(self, route: Route | None) -> None:
         """Find out where the request goes and whether it may."""
-        request = self._request
-        if request.special:
-            self.request_id = self._shared.request_id(request, self.invocation)
-        if route is not None and (not request.special or auth.KEY not in request.special):
-            version = self._choose(route)
-            if version is not None and version.public:
+        special = self._request.special
+        if not special and route is not None:
+            version = route.live.only or route.live.pick(self._shared.chance())
+            if version.public:
                 return self._enter(version)
-        return self._ask(route)
+        if special:
+            self.request_id = self._shared.request_id(self._request, self.invocation)
+        verdict = admit(self._shared, route, special)
+        if isinstance(verdict, Admitted):
+            return self._admitted(verdict)
+        if isinstance(verdict, HearthError):
+            return self.fail(verdict)
+        return self._hold(verdict, self._admitted)
 
-    def _choose(self, route: Route) -> Deployed | None:
-        """The version by the weights of ``live``; None when the request names one itself."""
-        special = self._request.special
-        if special and (b"x-hearth-version" in special or b"x-hearth-alias" in special):
-            return None
-        live = route.live
-        return live.only or live.pick(self._shared.chance())
-
-    def _ask(self, route: Route | None) -> None:
-        """A credential, a members' function, a version asked for by name, or nothing of that name."""
-        special = self._request.special
-        public = route is not None and route.live.versions[0].public
-        token = auth.credential(special, public)
-        if token is None:
-            return self._admit(route, None)
-        principal = self._shared.verifier.cached(token)
-        if isinstance(principal, Principal):
-            return self._admit(route, principal)
-        if principal is None:
-            return self.fail(auth.bad_credential())
-        self._hold(self._shared.resolve(token), lambda found: self._admit(route, found))
-        return None
-
-    def _admit(self, route: Route | None, principal: Principal | None) -> None:
-        """Judge who asks, for the version that he asks for."""
-        self._principal = principal
-        if route is None:
-            return self.fail(auth.unknown_function())
-        version = self._choose(route)
-        if version is None:
-            return self._named(route, principal)
-        error = auth.refusal(principal, version)
-        return self._enter(version) if error is None else self.fail(error)
-
-    def _named(self, route: Route, principal: Principal | None) -> None:
-        """``X-Hearth-Version`` and ``X-Hearth-Alias``: for members only."""
-        error = auth.refusal(principal, route.live.versions[0])
-        if error is None and not auth.is_member(principal, route.function.namespace_id):
-            error = Forbidden("only members of the namespace may choose a version")
-        if error is not None:
-            return self.fail(error)
-        special = self._request.special
-        found = self._shared.named(route, special.get(b"x-hearth-version"), special.get(b"x-hearth-alias"))
-        self._hold(found, self._enter)
-        return None
+    def _admitted(self, admitted: Admitted) -> None:
+        self._principal = admitted.principal
+        self._enter(admitted.version)
 
     # Into an instance.
 
@@ -148,9 +113,7 @@ class FunctionCall:
         patience = config.timeout if shared.pool.is_up(version) else config.timeout + config.init_timeout
         if not request.complete:
             self._connection.pause_body()
-        self._deadline = self._connection.expires = (
-            now + patience + 1.0
-        )  # the pool tells in time; this is the net
+        self._deadline = self._connection.expires = now + patience + 1.0  # a net: the pool tells in time
         try:
             self._ticket = shared.pool.wait(version, now, now + patience, self._granted)
         except HearthError as error:
@@ -181,30 +144,18 @@ class FunctionCall:
         instance.current = self.invocation if instance.in_flight == 1 else None
         self._sent = self._began if self._cold == 0.0 == self._queued else self._shared.now()
         connection.expires = self._deadline
-        if request.special:
-            head = self._head(milliseconds)
-            if request.expects and not request.size:
-                connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        else:
-            if connection.origin_host != request.host:
-                connection.origin_host, connection.origin = request.host, told_origin(connection, request)
-            peer, lines = connection.origin
-            prefix = version.prefix
-            head = b"%b\n%b\n%b\n%b\n%b\n%b\n%b\n%b%b\nx-request-id:%b\ntraceparent:%b" % (
-                self.invocation,
-                milliseconds,
-                request.method,
-                request.path,
-                prefix,
-                b"",  # nobody we know
-                peer,
-                lines,
-                prefix,
-                self.request_id,
-                self._shared.traceparent(),
-            )
-            if request.lines:
-                head = b"\n".join((head, *request.lines))
+        head = request_head(
+            connection,
+            request,
+            version,
+            self._principal,
+            self.invocation,
+            milliseconds,
+            self.request_id,
+            self._shared.traceparent,
+        )
+        if request.expects and not request.size:
+            connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if request.complete and self._body is None:
             body, end = request.take_body(), True
         else:
@@ -213,32 +164,6 @@ class FunctionCall:
         self._call = call = instance.guest.request(head, body, end, self)
         if not end and not call.write(b"", False):
             connection.pause_body()
-
-    def _head(self, milliseconds: bytes) -> bytes:
-        """The request head with a caller, cookies, a trace of its own, or a proxy's word (docs/reference/guest-protocol.md)."""
-        request, version = self._request, self._version
-        peer, forwarded = told_origin(self._connection, request)
-        caller = b"" if self._principal is None else self._principal.label.encode()
-        trace = request.special.get(b"traceparent")
-        if trace is None or TRACEPARENT.fullmatch(trace) is None:
-            trace = self._shared.traceparent()
-        lines = [
-            self.invocation,
-            milliseconds,
-            request.method,
-            request.path,
-            version.prefix,
-            caller,
-            peer,
-            forwarded + version.prefix,
-            b"x-request-id:" + self.request_id,
-            b"traceparent:" + trace,
-        ]
-        if caller:
-            lines.append(b"x-hearth-caller:" + caller)
-        add_special_lines(lines, request, version.public)
-        lines += request.lines
-        return b"\n".join(lines)
 
     # connection.Handler
 
@@ -387,9 +312,8 @@ class FunctionCall:
             return connection.cut()
         extra = b"x-hearth-invocation: %b\r\n" % self.invocation
         if self._known:
-            extra += b"%bserver-timing: %b\r\n" % (self._version.version_header, self._timing(shared.now()))
-            if isinstance(error, FunctionError):
-                extra += shared.common
+            timing = self._timing(shared.now())
+            extra += b"%b%bserver-timing: %b\r\n" % (self._version.version_header, SANDBOX, timing)
         shared.answer_error(connection, self._request, error, self.request_id, extra)
         return None
 
@@ -412,6 +336,7 @@ class FunctionCall:
             self._queued,
             self._cold,
             seconds,
+            self._principal is not None and self._traced(),
         )
         self._connection.answered(self._request, now)
 
@@ -480,11 +405,17 @@ class FunctionCall:
             took * 1000,
         )
 
+    def _traced(self) -> bool:
+        """Whether a member asked that this call be kept."""
+        return self._request.special.get(b"x-hearth-trace") == b"1" and auth.is_member(
+            self._principal, self._namespace
+        )
+
     @property
     def _namespace(self) -> str:
         return self._version.namespace_id if self._known else ""
 
-    def _hold(self, work: Any, then: Any) -> None:
+    def _hold(self, work: Awaitable[T], then: Callable[[T], None]) -> None:
         """Off the warm path: wait for something, then go on. The call owns the task and takes it along when it ends."""
         if not self._request.complete:
             self._connection.pause_body()
@@ -495,7 +426,7 @@ class FunctionCall:
             try:
                 found = await work
             except HearthError as error:
-                found, self._task = None, None
+                self._task = None
                 self.fail(error)
                 return
             self._task = None

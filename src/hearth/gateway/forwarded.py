@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 
+from hearth.core.permissions import Principal
+from hearth.core.routing import Deployed
 from hearth.gateway import auth
 from hearth.gateway.connection import Connection, Networks
 from hearth.gateway.heads import OWN_COOKIES, without_own_cookies
-from hearth.gateway.request import HOST, Request
+from hearth.gateway.request import HOST, TRACEPARENT, Request
 
 
 def parse_networks(texts: tuple[str, ...]) -> Networks:
@@ -72,9 +75,53 @@ def told_origin(connection: Connection, request: Request) -> tuple[bytes, bytes]
     )
 
 
-def add_special_lines(lines: list[bytes], request: Request, public: bool) -> None:
+def request_head(
+    connection: Connection,
+    request: Request,
+    version: Deployed,
+    principal: Principal | None,
+    invocation: bytes,
+    milliseconds: bytes,
+    request_id: bytes,
+    make_trace: Callable[[], bytes],
+) -> bytes:
+    """The head of a request frame (docs/reference/guest-protocol.md, "Heads")."""
+    special, prefix, caller = request.special, version.prefix, b""
+    if special:
+        peer, origin_lines = told_origin(connection, request)
+        trace = special.get(b"traceparent")
+        if trace is None or TRACEPARENT.fullmatch(trace) is None:
+            trace = make_trace()
+        lines = _special_lines(request, version.public)
+        if principal is not None:
+            caller = principal.label.encode()
+            lines.append(b"x-hearth-caller:" + caller)
+        lines += request.lines
+    else:
+        if connection.origin_host != request.host:
+            connection.origin_host, connection.origin = request.host, told_origin(connection, request)
+        peer, origin_lines = connection.origin
+        trace = make_trace()
+        lines = request.lines
+    head = b"%b\n%b\n%b\n%b\n%b\n%b\n%b\n%b%b\nx-request-id:%b\ntraceparent:%b" % (
+        invocation,
+        milliseconds,
+        request.method,
+        request.path,
+        prefix,
+        caller,
+        peer,
+        origin_lines,
+        prefix,
+        request_id,
+        trace,
+    )
+    return b"\n".join((head, *lines)) if lines else head
+
+
+def _special_lines(request: Request, public: bool) -> list[bytes]:
     """Of the special headers, those that a function may see; no credential that Hearth used is among them."""
-    special = request.special
+    special, lines = request.special, []
     cookie = special.get(b"cookie")
     if cookie is not None and OWN_COOKIES in cookie.lower():
         cookie = without_own_cookies(cookie)
@@ -85,3 +132,4 @@ def add_special_lines(lines: list[bytes], request: Request, public: bool) -> Non
         lines.append(b"authorization:" + authorization)
     if request.length:
         lines.append(b"content-length:%d" % request.length)
+    return lines

@@ -249,6 +249,7 @@ async def test_a_functions_own_error_is_told_to_members_and_hidden_from_others(
         assert reply.headers["x-hearth-error"] == told["code"] == error.code
         assert told["request_id"] == reply.headers["x-request-id"]
         assert reply.headers["x-hearth-version"] == "1"
+        assert [name for name, _ in reply.raw_headers].count("date") == 1
         told = json.loads((await front.ask(get("hello", KEY))).body)["error"]
         assert (told["message"], told["details"]["traceback"]) == (error.message, detail["traceback"])
         assert len(front.pool.instances) == 1  # it lives on
@@ -400,6 +401,19 @@ async def test_every_kind_of_end_is_recorded() -> None:
         ]
         figures = front.recorder.figures()["fn_hello"]
         assert (figures.calls, figures.failed, figures.cold) == (2, 1, 1)
+
+
+async def test_a_member_may_have_a_call_kept() -> None:
+    async with shard(echo, route_row("hello", concurrency=1)) as front:
+        for _ in range(200):
+            await front.ask(get("hello"))
+        await front.recorder.flush()
+        before = len(front.rows.invocations)
+        for headers in ([b"X-Hearth-Trace: 1"], [KEY, b"X-Hearth-Trace: 1"], [KEY]):
+            front.recorder._functions["fn_hello"][1].sampled = 10**9
+            await front.ask(get("hello", *headers, b"X-Request-Id: " + str(len(headers)).encode()))
+        await front.recorder.flush()
+        assert [row.request_id for row in front.rows.invocations[before:] if row.function_ms < 50] == ["2"]
 
 
 async def test_a_hundred_at_once_to_a_cold_function_all_succeed() -> None:

@@ -1,0 +1,79 @@
+"""Which version a request goes to, and whether who asks may (PRODUCT, "Between a caller and a function")."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any, NamedTuple
+
+from hearth.core.errors import Forbidden, HearthError
+from hearth.core.permissions import Principal
+from hearth.core.routing import Deployed, Route
+from hearth.gateway import auth
+from hearth.gateway.shared import Shared
+
+VERSION, ALIAS = b"x-hearth-version", b"x-hearth-alias"
+
+
+class Admitted(NamedTuple):
+    """A request that may go on: where to, and on whose behalf (None: anybody's)."""
+
+    version: Deployed
+    principal: Principal | None
+
+
+Verdict = Admitted | HearthError | Coroutine[Any, Any, Admitted]
+"""A coroutine when something has to be looked up first; it raises what is an error otherwise."""
+
+
+def admit(shared: Shared, route: Route | None, special: dict[bytes, bytes]) -> Verdict:
+    """Judge one request.
+
+    Args:
+        shared: verifier, routes.
+        route: of the function, None when there is none of that name.
+        special: the request's headers that mean something here.
+    """
+    version = None if route is None else route.live.only or route.live.pick(shared.chance())
+    token = auth.credential(special, version is not None and version.public)
+    if token is None:
+        return _judge(shared, route, version, special, None)
+    principal = shared.verifier.cached(token)
+    if principal is None:
+        return auth.bad_credential()
+    if isinstance(principal, Principal):
+        return _judge(shared, route, version, special, principal)
+    return _look_up(shared, route, version, special, token)
+
+
+async def _look_up(
+    shared: Shared, route: Route | None, version: Deployed | None, special: dict[bytes, bytes], token: bytes
+) -> Admitted:
+    verdict = _judge(shared, route, version, special, await shared.resolve(token))
+    if isinstance(verdict, HearthError):
+        raise verdict
+    return verdict if isinstance(verdict, Admitted) else await verdict
+
+
+def _judge(
+    shared: Shared,
+    route: Route | None,
+    version: Deployed | None,
+    special: dict[bytes, bytes],
+    principal: Principal | None,
+) -> Verdict:
+    if route is None or version is None:
+        return auth.unknown_function()
+    error = auth.refusal(principal, version)
+    if error is not None:
+        return error
+    if VERSION not in special and ALIAS not in special:
+        return Admitted(version, principal)
+    if not auth.is_member(principal, route.function.namespace_id):
+        return Forbidden("only members of the namespace may choose a version")
+    return _named(shared, route, special, principal)
+
+
+async def _named(
+    shared: Shared, route: Route, special: dict[bytes, bytes], principal: Principal | None
+) -> Admitted:
+    return Admitted(await shared.named(route, special.get(VERSION), special.get(ALIAS)), principal)
