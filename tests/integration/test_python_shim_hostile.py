@@ -133,6 +133,14 @@ def test_a_host_that_breaks_the_protocol(tmp_path: Path) -> None:
         assert "broke the guest protocol" in host.output()
 
 
+def test_a_host_that_sends_more_body_than_it_may(tmp_path: Path) -> None:
+    source = "import asyncio\nasync def app(scope, receive, send): await asyncio.sleep(60)"
+    with function(tmp_path, source) as host:
+        host.send(request(1, b"x" * 200_000, end=False), frame(BODY, 1, b"x" * 62_144))
+        host.send(frame(BODY, 1, b"x"))
+        assert host.gone() == 70
+
+
 def test_handlers_that_change_the_recursion_limit_and_eat_the_stack(tmp_path: Path) -> None:
     source = """
     def deep(n): return deep(n + 1)
