@@ -15,6 +15,7 @@ import sys
 HELLO, LOAD, INIT_ERROR, DRAIN, PING, PONG, LOG_WINDOW = 1, 2, 4, 13, 14, 15, 17
 MAX_PAYLOAD = 1 << 20
 WINDOW = 256 << 10  # as hearthshim has it
+SLOT = "/hearth"  # where a sandbox has its slot
 GO_SHARE = 0.9  # of the function's memory that Go's collector aims to stay within
 
 
@@ -23,16 +24,19 @@ class Ended(Exception):
 
 
 def main():
+    slot = os.environ.pop("HEARTH_SLOT_DIR", SLOT)
     connection = socket.socket(socket.AF_UNIX)
     try:
-        connection.connect(os.path.join(os.environ.pop("HEARTH_SLOT_DIR", "/hearth"), "guest.sock"))
+        connection.connect(os.path.join(slot, "guest.sock"))
         hello = {"version": 1, "runtime": "go", "runtime_version": "", "features": [], "window": WINDOW}
         send(connection, HELLO, json.dumps(hello | {"pid": os.getpid()}).encode())
         agreed, told = wait_for_load(connection)
     except (Ended, OSError, ValueError) as error:
         sys.stderr.write(f"hearth: {error or type(error).__name__}\n")
         return 1
-    code = told.get("code") or "/hearth/code"
+    code = told.get("code") or f"{SLOT}/code"
+    if code.startswith(SLOT + "/"):  # outside a sandbox the slot is elsewhere
+        code = slot + code.removeprefix(SLOT)
     try:
         become(connection, agreed, told, code)
     except OSError as error:

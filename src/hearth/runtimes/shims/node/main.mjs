@@ -15,11 +15,12 @@ import { Logs } from './logs.mjs'
 import { entry, LoadError, isTypeScript, pick, withoutTypes } from './resolve.mjs'
 
 const SMALL_MEMORY_MB = 1024
+const SLOT = '/hearth' // where a sandbox has its slot; outside one it is elsewhere
 
 function main() {
   const hidden = path.dirname(fileURLToPath(import.meta.url))
   const running = new AsyncLocalStorage()
-  const link = new Link(path.join(process.env.HEARTH_SLOT_DIR || '/hearth', 'guest.sock'), hidden, {
+  const link = new Link(path.join(process.env.HEARTH_SLOT_DIR || SLOT, 'guest.sock'), hidden, {
     load: (told) => load(link, logs, running, hidden, told),
     logCredit: (bytes) => logs.grant(bytes),
     within: (call, work) => running.run(call, work),
@@ -44,7 +45,8 @@ function warmUp() {
 }
 
 async function load(link, logs, running, hidden, told) {
-  const code = told.code || '/hearth/code'
+  const code = (told.code || `${SLOT}/code`).replace(/^\/hearth(?=\/)/, process.env.HEARTH_SLOT_DIR || SLOT)
+  told.code = code
   let found
   try {
     process.chdir(code)
