@@ -29,6 +29,7 @@ from hearth.core.version import VersionState
 from hearth.gateway.door import Door
 from hearth.gateway.upstream import Upstream
 from hearth.ports.credentials import Unknown
+from hearth.ports.guest import GuestFactory
 from hearth.testing.driver import NoOutput, ScriptedDriver
 from hearth.testing.guest import FakeCall, FakeGuest, FakeGuests
 
@@ -283,14 +284,17 @@ async def shard(
     slots: int = 0,
     room: int = 50,
     make_guest: Callable[[int], Any] | None = None,
+    driver: ScriptedDriver | None = None,
+    factory: GuestFactory | None = None,
+    runtime: Any = None,
     **options: Any,
 ) -> AsyncIterator[Shard]:
     """A shard on a free port; `answer` gets every request of every guest."""
     clock, ids, rows, bus = RealClock(), RealIds(), Rows(), NullBus()
-    driver = ScriptedDriver()
+    driver = driver or ScriptedDriver()
     guests = FakeGuests(make_guest or (lambda fd: FakeGuest(answer)))
     shop = Workshop(
-        driver=driver, guests=guests, outputs=NoOutput(), runtimes={"python": PlainRuntime()},
+        driver=driver, guests=factory or guests, outputs=NoOutput(), runtimes={"python": runtime or PlainRuntime()},
         rows=SandboxRows(rows, clock), logs=NullLogs(), clock=clock, ids=ids, owner="own_test",
     )  # fmt: skip
     warm = Slots(shop, slots, Room(room))
