@@ -134,7 +134,12 @@ def test_a_host_that_breaks_the_protocol(tmp_path: Path) -> None:
 
 
 def test_a_host_that_sends_more_body_than_it_may(tmp_path: Path) -> None:
-    source = "import asyncio\nasync def app(scope, receive, send): await asyncio.sleep(60)"
+    source = """
+    import asyncio
+    async def app(scope, receive, send):
+        assert scope["type"] == "http"
+        await asyncio.sleep(60)
+    """
     with function(tmp_path, source) as host:
         host.send(request(1, b"x" * 200_000, end=False), frame(BODY, 1, b"x" * 62_144))
         host.send(frame(BODY, 1, b"x"))
