@@ -1,15 +1,34 @@
-"""Rigs of the driver for attacks and for looks from outside."""
+"""Rigs of the driver for attacks and for looks from outside, and the languages whose slots run on them."""
 
 from __future__ import annotations
 
+import asyncio
+import os
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uv
 
+from hearth.build.discover import discover, pick
+from hearth.build.registries import read_registries
+from hearth.build.toolchains import Toolchains, machine_places
+from hearth.core.launch import Toolchain
 from hearth.egress.networks import HostNetworks
+from hearth.runtimes.go import GoRuntime
+from hearth.runtimes.node import NodeRuntime
+from hearth.runtimes.python import PythonRuntime
 from tests.contract.driver_cases import Rig, bubblewrap_rig
+from tests.integration import go_function
+from tests.security.functions import GO, NODE, PYTHON, Language
+
+Languages = Callable[[str], Language]
+RigOf = Callable[..., Awaitable[Rig]]
 
 
 @pytest.fixture
@@ -19,15 +38,86 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
         yield ready
 
 
-@pytest.fixture
-async def networked(tmp_path: Path) -> AsyncIterator[Rig]:
-    """A rig whose sandboxes have networks, by the real rules."""
+@asynccontextmanager
+async def networked_rig(tmp_path: Path, **options: Any) -> AsyncIterator[Rig]:
     networks = HostNetworks("t" + secrets.token_hex(5))
     await networks.start()
     try:
         if networks.missing():
             pytest.skip(f"this machine has no networks for sandboxes: {networks.missing()}")
-        async with bubblewrap_rig(tmp_path, networks=networks) as ready:
+        async with bubblewrap_rig(tmp_path, networks=networks, **options) as ready:
             yield ready
     finally:
         await networks.stop()
+
+
+@pytest.fixture
+async def networked(tmp_path: Path) -> AsyncIterator[Rig]:
+    """A rig whose sandboxes have networks, by the real rules."""
+    async with networked_rig(tmp_path) as ready:
+        yield ready
+
+
+@pytest.fixture
+async def rig_of(tmp_path: Path) -> AsyncIterator[RigOf]:
+    """Makes the rig on which a language's slots run, with networks or without."""
+    async with AsyncExitStack() as stack:
+
+        async def make(language: Language, networks: bool = False) -> Rig:
+            kind = networked_rig if networks else bubblewrap_rig
+            return await stack.enter_async_context(kind(tmp_path, instead=language.folders))
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def languages(tmp_path_factory: pytest.TempPathFactory) -> Languages:
+    """``python``, ``own-python`` (the one that runs Hearth), ``node``, ``node-wheel``, ``go``; each made ready once."""
+    places = machine_places()
+
+    def system(runtime: str) -> Toolchain:
+        found = pick(
+            [one for one in discover(places, Path("/nonexistent")) if one.mount is None], runtime, ""
+        )
+        if found is None:
+            pytest.skip(f"this machine has no {runtime} of its own")
+        return found
+
+    def written(name: str, text: str) -> Path:
+        folder = tmp_path_factory.mktemp("code")
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o644)
+        return folder
+
+    @cache
+    def make(kind: str) -> Language:
+        if kind == "python":
+            return Language(PythonRuntime(), system("python"), written("handler.py", PYTHON))
+        if kind == "node":
+            return Language(NodeRuntime(), system("node"), written("handler.mjs", NODE))
+        if kind == "node-wheel":
+            folder = tmp_path_factory.mktemp("toolchains")
+            toolchain = _wheel(folder, tmp_path_factory.mktemp("no-system"))
+            return Language(NodeRuntime(), toolchain, written("handler.mjs", NODE), folder)
+        assert kind == "go"
+        return Language(GoRuntime(), system("go"), _go(tmp_path_factory.mktemp("go"), system("go")))
+
+    return make
+
+
+def _wheel(folder: Path, empty: Path) -> Toolchain:
+    """The Node that the platform fetches on a machine that has none."""
+    registries = read_registries(dict(os.environ))
+    toolchains = Toolchains(
+        folder, registries, Path(uv.find_uv_bin()), replace(machine_places(), system=empty)
+    )
+    with asyncio.Runner() as runner:
+        return runner.run(toolchains.get("node", "", lambda line: None))
+
+
+def _go(folder: Path, toolchain: Toolchain) -> Path:
+    (folder / "source").mkdir()
+    (folder / "source" / "handler.go").write_text(GO)
+    done = go_function.build(folder, toolchain)
+    assert done.returncode == 0, done.stderr
+    return folder / "out"

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from hearth.core.errors import SandboxFailed
+from hearth.core.errors import LimitUnenforceable, SandboxFailed
 from hearth.core.launch import Limits, Usage
 
 PERIOD = 100_000  # microseconds in which the cpu quota is counted
@@ -104,6 +105,20 @@ def pids_of(directories: tuple[Path, ...]) -> set[int]:
         with contextlib.suppress(FileNotFoundError, OSError):
             found.update(int(pid) for pid in (directory / "cgroup.procs").read_text().split())
     return found
+
+
+def set_open_files(directories: tuple[Path, ...], count: int) -> None:
+    """Change RLIMIT_NOFILE of all inside. Raises LimitUnenforceable: prlimit(2) on others takes CAP_SYS_RESOURCE."""
+    for pid in pids_of(directories):
+        try:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (count, count))
+        except ProcessLookupError:
+            continue
+        except PermissionError as error:
+            raise LimitUnenforceable(
+                "root may not change the open files of a running sandbox here",
+                hint="give the keeper CAP_SYS_RESOURCE, or keep open files as the slot was started with",
+            ) from error
 
 
 def kill_each(directories: tuple[Path, ...]) -> None:

@@ -7,10 +7,8 @@ from outside. stop: SIGTERM, grace, kill until the group is empty, network, grou
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
-import resource
 import signal
 import time
 
@@ -163,9 +161,7 @@ class Sandbox:
                 hint="give the function more memory or /tmp",
             ) from error
         if limits.open_files != self.spec.limits.open_files:
-            for pid in cgroups.pids_of(group.directories):
-                with contextlib.suppress(ProcessLookupError):
-                    resource.prlimit(pid, resource.RLIMIT_NOFILE, (limits.open_files, limits.open_files))
+            cgroups.set_open_files(group.directories, limits.open_files)
 
     async def _open_network(self, network: Network) -> None:
         if network.mode == "none":
