@@ -105,7 +105,7 @@ def make_kit(
     keep: int = 0, room: int = 50, guest: Callable[[int], FakeGuest | HearthError] | None = None
 ) -> Kit:
     clock, driver, rows, logs = FakeClock(), ScriptedDriver(), ListRows(), ListLogs()
-    guests = FakeGuests(guest)
+    guests = FakeGuests(guest, driver.hung_up)
     sandboxes = SandboxRows(rows, clock)
     shop = Workshop(
         driver=driver, guests=guests, outputs=NoOutput(), runtimes={"python": PlainRuntime()}, rows=sandboxes,

@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from hearth.app.reaper import Reaper
 from hearth.core.errors import NoCapacity, SandboxFailed, StoreUnavailable
-from hearth.core.launch import SlotKind
+from hearth.core.launch import Exit, SlotKind
 from hearth.testing.workshop import PYTHON
 from tests.unit.pool_kit import KIND, Kit, make_kit, version
 
@@ -164,3 +164,19 @@ async def test_the_reaper_stops_what_nobody_knows(kit: Kit) -> None:
     assert kit.driver.running == [known.handle]
     assert await reaper.look() == 0
     await kit.slots.discard(known, 0.0)
+
+
+async def test_what_ends_by_itself_is_left_to_say_how(kit: Kit) -> None:
+    kit.want()
+    await kit.settle()
+    slot = kit.slots.take(KIND)
+    assert slot is not None
+    waiting = asyncio.create_task(kit.driver.wait(slot.handle))
+    kit.guests.opened[0].on_end = None
+    kit.guests.opened[0].die()
+    removing = asyncio.create_task(kit.slots.discard(slot, 0.0))
+    await asyncio.sleep(0)
+    kit.driver.end(slot.handle, Exit(9))  # its exit is known a moment after its connection closed
+    await removing
+    assert await waiting == Exit(9)
+    assert slot.handle not in kit.driver.running

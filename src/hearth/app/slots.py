@@ -20,6 +20,7 @@ from hearth.core.launch import Attachment, Handle, SlotKind, Toolchain
 
 PARALLEL = 2  # slots that are refilled at once
 BACKOFF, BACKOFF_MAX = 0.5, 30.0  # seconds between failing refills
+LAST_WORD = 0.25  # seconds that a sandbox gets to end by itself once its connection is gone
 _log = logging.getLogger(__name__)
 
 
@@ -135,6 +136,10 @@ class Slots:
     async def discard(self, slot: Slot, grace: float) -> None:
         """Remove a slot's sandbox; returns when it is gone. What fails is logged: the keeper removes it with its owner."""
         shop = self._workshop
+        if slot.guest.closed and not grace:  # it ends by itself: killed too early, it could not say how
+            with contextlib.suppress(TimeoutError, HearthError):
+                async with asyncio.timeout(LAST_WORD):
+                    await shop.driver.wait(slot.handle)
         if not grace:
             slot.close()
         try:

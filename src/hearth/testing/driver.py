@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from hearth.core.errors import HearthError, NotFound
 from hearth.core.launch import Attachment, Exit, Handle, Probe, SandboxSpec, Usage
 
+_FIRST = 1_000_000  # what stands for a descriptor, less the number of its sandbox
+
 
 @dataclass(slots=True)
 class FakeSandbox:
@@ -80,7 +82,7 @@ class ScriptedDriver:
         error = _next(self.script.connect)
         if error is not None:
             raise error
-        return 1_000_000 + int(handle.rpartition("-")[2])  # FakeGuests only notes it
+        return _FIRST + int(handle.rpartition("-")[2])  # FakeGuests only notes it
 
     def output(self, handle: Handle) -> tuple[int, int]:
         ends = []
@@ -129,6 +131,10 @@ class ScriptedDriver:
         """The sandbox ends now."""
         with contextlib.suppress(asyncio.InvalidStateError):
             self.sandboxes[handle].ended.set_result(end)
+
+    def hung_up(self, fd: int) -> None:
+        """Its program ends now: what `connect` gave is closed."""
+        self.end(Handle(f"scripted-{fd - _FIRST}"), Exit(0))
 
     @property
     def running(self) -> list[Handle]:

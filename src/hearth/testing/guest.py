@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -120,6 +121,7 @@ class FakeGuest:
         self._ready = ready if ready is not None else {"handler": "handler.handler", "shape": "lambda"}
         self._closed = False
         self.on_closed: Callable[[], None] | None = None
+        self.on_end: Callable[[], None] | None = None  # the sandbox ends too
         self.on_log: OnLog | None = None
         self.calls: list[FakeCall] = []  # in work
         self.seen: list[FakeCall] = []  # all that ever came
@@ -171,6 +173,8 @@ class FakeGuest:
             call.fail(error or FunctionCrashed("the function's instance ended"))
         for call in list(self.unreleased):
             call.release()
+        if self.on_end is not None:
+            self.on_end()
         if self.on_closed is not None:
             asyncio.get_running_loop().call_soon(self.on_closed)
 
@@ -192,9 +196,15 @@ class FakeGuests:
 
     Args:
         make: called with the descriptor; an error that it returns is raised.
+        on_end: called with the descriptor when its connection is gone.
     """
 
-    def __init__(self, make: Callable[[int], FakeGuest | HearthError] | None = None) -> None:
+    def __init__(
+        self,
+        make: Callable[[int], FakeGuest | HearthError] | None = None,
+        on_end: Callable[[int], None] | None = None,
+    ) -> None:
+        self._on_end = on_end
         self._make = make if make is not None else lambda fd: FakeGuest()
         self.opened: list[FakeGuest] = []
 
@@ -205,5 +215,7 @@ class FakeGuests:
         if guest.closed:
             raise ProtocolViolation("the sandbox's program hung up")
         guest.on_log, guest.on_closed = on_log, on_closed
+        if self._on_end is not None:
+            guest.on_end = functools.partial(self._on_end, fd)
         self.opened.append(guest)
         return guest
