@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -196,7 +197,13 @@ def _is_name(name: str) -> bool:
 
 
 def _outside(text: str, places: Mapping[str, str]) -> str:
-    """A path inside a sandbox as the host's path; other text stays as it is. The longest place wins."""
+    """A path inside a sandbox as the host's path; other text stays as it is. The longest place wins.
+
+    In a text of more than one line, a build's script, every path is put in.
+    """
+    if "\n" in text:
+        known = "|".join(re.escape(target) for target in sorted(places, key=len, reverse=True))
+        return re.sub(rf"(?<![\w./-])(?:{known})(?![\w.-])", lambda match: places[match[0]], text)
     for target in sorted(places, key=len, reverse=True):
         if text == target or text.startswith(target + "/"):
             return places[target] + text[len(target) :]
