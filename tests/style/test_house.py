@@ -26,7 +26,9 @@ def _imports(path: Path, modules: dict[str, Path]) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
-            found.update({node.module, *(f"{node.module}.{alias.name}" for alias in node.names)})
+            for alias in node.names:  # `from package import module` is an import of the module
+                module = f"{node.module}.{alias.name}"
+                found.add(module if module in modules else node.module)
         elif isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
     return {name for name in found if name in modules}
