@@ -176,6 +176,7 @@ BAD = [
     "{'statusCode': 200, 'headers': {'x': {}}}",
     "{'statusCode': 200, 'cookies': 'a=1'}",
     "{'statusCode': 200, 'body': 'not base64!', 'isBase64Encoded': True}",
+    "{'statusCode': 200, 'body': '###', 'isBase64Encoded': True}",
     "{'statusCode': 200, 'body': object()}",
     "(lambda loop: loop.append(loop) or loop)([])",
 ]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hearth.build.buildlog import LINE_MAX, TAIL, BuildLog, find_place, last_words
+from hearth.build.buildlog import LINE_MAX, TAIL, BuildLog, advice, find_place, last_words
 
 WORK = "/build/work"
 
@@ -85,4 +85,24 @@ def test_last_words() -> None:
     assert last_words("a\nTypeError: bad\nnpm notice\n\n") == "TypeError: bad"
     assert last_words("a\n b \n\n") == "b"
     assert last_words("") == ""
-    assert len(last_words("x" * 1000)) == 200
+    assert len(last_words("x" * 1000)) == 300
+
+
+def test_last_words_of_package_managers_name_the_package() -> None:
+    npm = (
+        "npm error code E404\nnpm error 404 Not Found - GET https://registry.example/nope\nnpm error 404\n"
+        "npm error 404  The requested resource 'nope@1' could not be found\n"
+        "npm error Log files were not written due to the config logs-max=0\n"
+    )
+    assert last_words(npm) == "npm error 404 Not Found - GET https://registry.example/nope"
+    uv = "error: No solution found when resolving dependencies\n  cause: Because nope was not found in the package registry\n"
+    assert last_words(uv) == (
+        "error: No solution found when resolving dependencies: Because nope was not found in the package registry"
+    )
+    assert advice(npm) == advice(uv) == "look at the package's name and version"
+
+
+def test_advice() -> None:
+    go = "h.go:10:2: cannot find module providing package example.com/a: import lookup disabled by -mod=readonly"
+    assert advice(go) == "run `go mod tidy` in the project, and deploy again"
+    assert advice("SyntaxError: invalid syntax") == "mend it and deploy again"

@@ -59,7 +59,9 @@ def require(principal: Principal | None, action: Action, resource: Resource, wha
         raise Unauthenticated("a credential is needed", hint="log in: hearth login")
     raise Forbidden(
         f"you may not {action.value} {what}",
-        hint="ask an owner of it, or use a credential that reaches further",
+        hint="only the platform's administrator may"
+        if action is Action.ADMINISTER
+        else "ask an owner of it, or use a credential that reaches further",
     )
 
 

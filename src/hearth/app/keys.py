@@ -56,8 +56,8 @@ class Keys:
         name = _check_name(name)
         if expires_in is not None and not KEY_TTL_MIN <= expires_in <= KEY_TTL_MAX:
             raise InvalidInput(
-                f"a key can't expire in {expires_in} seconds",
-                hint=f"from {KEY_TTL_MIN} seconds to {KEY_TTL_MAX // 86400} days, or never",
+                f"a key lives from {KEY_TTL_MIN} seconds to {KEY_TTL_MAX // 86400} days",
+                hint="choose a time between these, or none: then it lives until it is revoked",
             )
         scope = await self._scope(principal, namespace, function, wanted)
         secret, secret_hash = self._tokens.key()

@@ -26,5 +26,5 @@ def address_subject(address: str) -> str:
 
 def slow_down(wait: float) -> RateLimited:
     return RateLimited(
-        "too many failed attempts", hint=f"wait {int(wait) + 1} seconds and try again", retry_after=wait
+        "too many failed attempts", hint=f"wait {int(wait) + 1} s and try again", retry_after=wait
     )

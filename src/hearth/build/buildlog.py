@@ -15,6 +15,22 @@ _PYTHON = re.compile(r'File "([^"\n]+)", line (\d+)')
 _NODE = re.compile(r"(?:^|[\s(])(?:file://)?(/[^\s:()]+\.[cm]?[jt]sx?):(\d+)", re.MULTILINE)
 _MARKED = re.compile(r"^([^\s:]+):(\d+)(?::\d+)?: error: ", re.MULTILINE)
 _GO = re.compile(r"^(?:vet: )?([\w./-]+\.go):(\d+)(?::\d+)?:? ", re.MULTILINE)
+_ERROR = re.compile(r"\b\w*(?:Error|Exception)\b:|^error|: error")
+_NPM_TEXT = re.compile(r"npm error (?!code |errno |Log files|A complete log|network This|\S+$)(?=.*\s)")
+_ADVICE = (
+    (
+        re.compile(
+            r"cannot find module providing package|no required module provides package|missing go\.sum entry"
+        ),
+        "run `go mod tidy` in the project, and deploy again",
+    ),
+    (
+        re.compile(
+            r"was not found in the package registry|there is no version of|npm error code (?:E404|ETARGET)"
+        ),
+        "look at the package's name and version",
+    ),
+)
 _CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
@@ -101,7 +117,23 @@ def _inside(file: str, work: str) -> str | None:
 
 
 def last_words(tail: str) -> str:
-    """The line that says most likely what went wrong: the last that isn't empty, at most 200 characters."""
+    """The line that says most likely what went wrong, at most 300 characters.
+
+    That is npm's first line with a text (its last ones are about itself), uv's error with its cause, the last line that looks
+    like an error, the last that isn't empty.
+    """
     lines = [line.strip() for line in tail.splitlines() if line.strip()]
-    errors = [line for line in lines if re.search(r"\b\w*(?:Error|Exception)\b:|^error|: error", line)]
-    return (errors or lines or [""])[-1][:200]
+    npm = [line for line in lines if _NPM_TEXT.match(line)]
+    errors = [at for at, line in enumerate(lines) if _ERROR.search(line)]
+    if npm:
+        return npm[0][:300]
+    if errors:
+        found, after = lines[errors[-1]], lines[errors[-1] + 1 :]
+        cause = after[0].removeprefix("cause:") if after and after[0].startswith("cause:") else ""
+        return f"{found}{':' if cause else ''}{cause}"[:300]
+    return (lines or [""])[-1][:300]
+
+
+def advice(tail: str) -> str:
+    """What to do about a failed build, by what its log says."""
+    return next((hint for pattern, hint in _ADVICE if pattern.search(tail)), "mend it and deploy again")

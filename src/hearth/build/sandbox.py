@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
-from hearth.build.buildlog import BuildLog, find_place, last_words
+from hearth.build.buildlog import BuildLog, advice, find_place, last_words
 from hearth.build.pipes import Output, follow
 from hearth.core import limits
 from hearth.core.errors import BuildFailed, HearthError, PlatformError
@@ -168,7 +168,9 @@ def judge(ended: Ended, may: BuildLimits) -> None:
         error = ended.output_error
         raise failed("output", f"the build's output was refused: {error.message}", error.hint)
     if code is None:
-        raise failed("exit", f"the build was ended by signal {ended.exit.signal}", None)
+        raise failed("exit", f"the build was ended by signal {ended.exit.signal}", "mend it and deploy again")
     if code != 0:
         said = last_words(tail)
-        raise failed("exit", f"the build failed with exit code {code}{f': {said}' if said else ''}", None)
+        raise failed(
+            "exit", f"the build failed with exit code {code}{f': {said}' if said else ''}", advice(tail)
+        )

@@ -33,7 +33,7 @@ LATER = {
     "limits": "rate limits",
     "on_success": "follow-up calls",
     "callback": "callbacks",
-    "secrets": "secrets",
+    "secrets": "secrets for functions",
     "triggers": "schedules and queues",
     "async": "settings of async calls",
 }

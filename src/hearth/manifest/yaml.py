@@ -81,7 +81,7 @@ class Document:
             # ValueError: ruamel lets int() of a broken %YAML directive through.
             self.fail(None, f"no valid YAML: {' '.join(str(error).split())[:200]}")
         if root is None:
-            self.fail(None, "is empty", "write at least name and runtime")
+            self.fail(None, "there is nothing in it", "write at least name and runtime")
         if not isinstance(root, MappingNode):
             self.fail(root, "must be keys and values", "begin with a line such as: name: hello")
         return root
@@ -140,7 +140,7 @@ class Document:
             if later and key in later:
                 self.fail(
                     key_node,
-                    f"{dotted} ({later[key]}) is not yet supported",
+                    f"{dotted!r} is not yet supported: {later[key]}",
                     f"take {dotted} out",
                     error=later_error,
                     key=dotted,
@@ -223,6 +223,7 @@ class Document:
             self.fail(
                 entry.value,
                 f"{entry.path} must be from {show(smallest)} to {show(largest)}, not {str(entry.value.value)[:40]}",
+                "choose a value between these",
                 key=entry.path,
             )
         return value

@@ -143,7 +143,8 @@ class CredentialVerifier:
             identity = self._entries[token].identity
         if identity is None:
             raise Unauthenticated(
-                "the credential is expired, revoked or unknown", hint="log in again: hearth login"
+                "the credential is expired, revoked or unknown",
+                hint="log in again: hearth login; or use another key",
             )
         return identity
 

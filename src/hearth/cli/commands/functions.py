@@ -42,7 +42,9 @@ def list_functions(options: Options) -> None:
         emit([item.model_dump() for item in found])
         return
     if not found:
-        say(f"There is no function in {namespace} yet. Make one: hearth create-function -n hello")
+        say(
+            f"There is no function in {namespace} yet that you may see. Make one: hearth create-function -n hello"
+        )
         return
     table(
         ("name", "runtime", "version", "status", "url", "last deploy"),

@@ -136,7 +136,7 @@ def _add(lines, name, content):
 
 def _decode(text):
     try:
-        return a2b_base64(text.encode("ascii"))
+        return a2b_base64(text.encode("ascii").translate(None, b" \t\r\n"), strict_mode=True)
     except (Base64Error, UnicodeEncodeError):
         raise BadResponse("the body is not base64, though isBase64Encoded says so") from None
 
