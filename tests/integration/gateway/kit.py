@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import json
 import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from hearth.app.invoke import Recorder
@@ -20,7 +20,7 @@ from hearth.app.scaler import Scaler
 from hearth.app.slot import Workshop
 from hearth.app.slots import Room, Slots
 from hearth.core.errors import Unauthenticated
-from hearth.core.function import FunctionConfig, Scale
+from hearth.core.function import FunctionConfig
 from hearth.core.ids import new_id
 from hearth.core.launch import SlotPlan, Toolchain
 from hearth.core.permissions import KeyScope, Principal
@@ -330,4 +330,29 @@ async def shard(
         await asyncio.sleep(0)
 
 
-__all__ = ["FakeCall", "FakeGuest", "FunctionConfig", "Scale", "SimpleNamespace", "shard"]
+def reflect(call: FakeCall) -> None:
+    """Answers with what it was asked."""
+    told = {"parts": call.parts, "headers": call.headers, "body": call.body.decode("latin-1")}
+    call.respond(b"200\ncontent-type:application/json", json.dumps(told).encode())
+
+
+async def first_guest(front: Shard) -> FakeGuest:
+    await until(lambda: bool(front.guests.opened))
+    return front.guests.opened[0]
+
+
+async def next_call(guest: FakeGuest, number: int) -> FakeCall:
+    await until(lambda: len(guest.seen) > number)
+    return guest.seen[number]
+
+
+async def until(condition: object, seconds: float = 5.0) -> None:
+    assert callable(condition)
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+def get(name: str, *headers: bytes) -> bytes:
+    lines = b"".join(header + b"\r\n" for header in headers)
+    return b"GET /fn/ann/" + name.encode() + b" HTTP/1.1\r\nHost: a\r\n" + lines + b"\r\n"

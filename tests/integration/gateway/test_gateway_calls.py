@@ -23,17 +23,16 @@ from tests.integration.gateway.kit import (
     FakeGuest,
     Reply,
     echo,
+    first_guest,
     function_row,
+    get,
+    next_call,
+    reflect,
     route_row,
     shard,
+    until,
     version_row,
 )
-from tests.integration.gateway.test_gateway_http import first_guest, next_call, reflect, until
-
-
-def get(name: str, *headers: bytes) -> bytes:
-    lines = b"".join(header + b"\r\n" for header in headers)
-    return b"GET /fn/ann/" + name.encode() + b" HTTP/1.1\r\nHost: a\r\n" + lines + b"\r\n"
 
 
 def code(reply: Reply) -> str:

@@ -17,9 +17,7 @@ from hearth.core.function import FunctionConfig, Scale
 from hearth.core.launch import Exit, Handle, SandboxSpec
 from hearth.guest.factory import StreamGuests
 from hearth.testing.driver import ScriptedDriver
-from tests.integration.gateway.kit import PlainRuntime, RealClock, Shard, route_row, shard
-from tests.integration.gateway.test_gateway_calls import get
-from tests.integration.gateway.test_gateway_http import until
+from tests.integration.gateway.kit import PlainRuntime, RealClock, Shard, get, route_row, shard, until
 
 SHIM = Path(__file__).parents[3] / "src/hearth/runtimes/shims/python/main.py"
 CODE = """
@@ -186,10 +184,10 @@ async def test_a_client_that_leaves_does_not_get_the_next_one_killed() -> None:
     async with real(scale=Scale(max=1)) as front:
         pid = (await front.ask(get("hello"))).headers["x-pid"]
         client = await front.client()
-        await client.send(get("hello/sleep?s=0.4"))
+        await client.send(get("hello/sleep?s=0.8"))
         await until(lambda: front.pool.instances[0].in_flight == 1)
         await client.close()
-        await until(lambda: bool(front.door.shared.abandoned))
+        await until(lambda: front.recorder.figures()["fn_hello"].cancelled == 1)
         reply = await front.ask(get("hello"))
         assert (reply.status, reply.headers["x-pid"]) == (200, pid)
         assert not front.door.shared.abandoned
@@ -200,11 +198,11 @@ async def test_threads_put_down_what_was_cancelled() -> None:
         pid = (await front.ask(get("hello"))).headers["x-pid"]
         clients = [await front.client() for _ in range(4)]
         for client in clients:
-            await client.send(get("hello/sleep?s=0.4"))
+            await client.send(get("hello/sleep?s=0.8"))
         await until(lambda: front.pool.instances[0].in_flight == 4)
         for client in clients:
             await client.close()
-        await until(lambda: len(front.door.shared.abandoned) == 4)
+        await until(lambda: front.recorder.figures()["fn_hello"].cancelled == 4)
         assert (await front.ask(get("hello"))).headers["x-pid"] == pid
         await until(lambda: front.pool.instances[0].in_flight == 0)
 

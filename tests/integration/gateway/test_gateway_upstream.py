@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.gateway.kit import Shard, echo, shard
-from tests.integration.gateway.test_gateway_http import until
+from tests.integration.gateway.kit import Shard, echo, shard, until
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
