@@ -19,7 +19,7 @@ from hearth.config import settings_from_json
 from hearth.core.errors import HearthError, StartupFailed, error_to_data
 from hearth.core.ids import new_id
 from hearth.core.settings import Settings
-from hearth.linux.libc import PR_SET_PDEATHSIG, prctl
+from hearth.linux.libc import PR_SET_DUMPABLE, PR_SET_PDEATHSIG, prctl
 from hearth.ports.store import ProcessStore
 from hearth.telemetry.log import configure
 
@@ -96,6 +96,9 @@ def main(body: Body, *, courtesy: bool = True, fast_loop: bool = True) -> None:
             begins when the lifeline closes.
         fast_loop: use uvloop.
     """
+    # Control, shards and resolver share a uid: without this a resolver that was taken over by a hostile packet could
+    # read the root key from control's memory, or take its descriptors (ptrace(2), "ptrace access mode checking").
+    prctl(PR_SET_DUMPABLE, 0)
     fd = int(sys.argv[-1])
     with open(fd, "rb") as file:
         config = json.load(file)
