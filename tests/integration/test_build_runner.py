@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 from collections.abc import AsyncIterator
@@ -227,6 +228,14 @@ async def test_seed_is_made_once(bench: Bench) -> None:
     assert (bench.toolchain_folder / "go-1.99.1-std" / "std").read_text() == "1.99.1\n"
     assert bench.lines.count("seeding") == 1
     assert sum(spec.disk is not None and spec.disk.name == "seed-go" for spec in bench.driver.specs) == 1
+
+
+async def test_a_seed_may_take_longer_than_a_build(bench: Bench) -> None:
+    bench.runner._may = BuildLimits(timeout=0.2)  # type: ignore[attr-defined]
+    bench.runner._seeds = {"go": lambda _: BuildPlan('sleep 0.4; echo made > "$OUT/std"')}  # type: ignore[attr-defined]
+    with contextlib.suppress(BuildFailed):  # the build itself: however fast this machine is
+        await bench.build("true", mounts=(Mount("seed", "go-1.99.1-std", "/opt/go-std"),))
+    assert (bench.toolchain_folder / "go-1.99.1-std" / "std").read_text() == "made\n"
 
 
 async def test_a_seed_that_fails_is_ours(bench: Bench) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from hearth.build.buildlog import BuildLog
@@ -12,6 +13,7 @@ from hearth.build.reach import keep_bundle, resolve
 from hearth.build.registries import Registries
 from hearth.build.sandbox import BuildLimits, build_spec, judge, run_to_end
 from hearth.build.toolchains import Toolchains, keep_folder
+from hearth.core import limits
 from hearth.core.errors import BuildFailed, PlatformError
 from hearth.core.launch import BuildPlan, Mount, Network, SandboxSpec, Toolchain
 from hearth.ports.blobs import Blobs
@@ -73,14 +75,14 @@ class Runner:
         spec = await self._spec(order)
         staged = self._blobs.staging()
         try:
-            await self._sandbox(spec, staged, log)
+            await self._sandbox(spec, staged, log, self._may)
             return await self._blobs.adopt("artifact", staged)
         finally:
             await asyncio.to_thread(shutil.rmtree, staged, ignore_errors=True)
 
-    async def _sandbox(self, spec: SandboxSpec, staged: Path, log: Log) -> None:
+    async def _sandbox(self, spec: SandboxSpec, staged: Path, log: Log, may: BuildLimits) -> None:
         lines = BuildLog(log, self._registries.scrub)
-        judge(await run_to_end(self._driver, spec, staged, lines, self._may.timeout), self._may)
+        judge(await run_to_end(self._driver, spec, staged, lines, may.timeout), may)
 
     async def _spec(self, order: BuildOrder) -> SandboxSpec:
         mounts = list(order.plan.mounts)
@@ -125,6 +127,8 @@ class Runner:
                 raise PlatformError(f"nobody knows how to make {mount.name}")
             log(f"preparing {toolchain.runtime} {toolchain.version} (once, half a minute or so)")
             plan = make(toolchain)
+            # Nobody's code runs in it, so a slow machine may take its time: cut off, no deploy would ever get past it.
+            may = replace(self._may, timeout=limits.SEED_TIMEOUT)
             spec = build_spec(
                 sandbox=self._ids.new("sandbox"),
                 owner=self._owner,
@@ -133,12 +137,12 @@ class Runner:
                 path=[str(Path(toolchain.bin).parent)],
                 mounts=list(plan.mounts),
                 disk=f"seed-{toolchain.runtime}",
-                may=self._may,
+                may=may,
                 network=Network(),
             )
             staged = self._blobs.staging()
             try:
-                await self._sandbox(spec, staged, log)
+                await self._sandbox(spec, staged, log, may)
                 await asyncio.to_thread(keep_folder, staged, place)
             except BuildFailed as error:  # no function's fault
                 raise PlatformError(

@@ -77,6 +77,7 @@ SOURCE_RATIO_MAX, SOURCE_RATIO_FREE = 100, 16 * MIB  # unpacked bytes for a pack
 ARTIFACT_MAX, ARTIFACT_FILES_MAX = 1 * GIB, 200_000
 BUILD_TIMEOUT, BUILD_MEMORY, BUILD_DISK, BUILD_CPU, BUILD_PIDS = 600.0, 2 * GIB, 4 * GIB, 2.0, 1024
 BUILD_LOG_MAX = 8 * MIB
+SEED_TIMEOUT = 1800.0  # seconds to compile a toolchain's standard library, once on a node
 UPLOADS_MAX = 16  # sources taken in at once
 DISK_FREE_MIN = 512 * MIB  # bytes free in the data directory, below which nothing is uploaded or built
 
