@@ -22,7 +22,7 @@ def own_platform() -> Iterator[Platform]:
         if platform.process is not None and platform.process.poll() is None:
             platform.stop()
         if (platform.data / "instance").exists():
-            assert leftovers(platform.instance) == []
+            assert leftovers(platform.instance, platform.data) == []
     finally:
         if platform.process is not None and platform.process.poll() is None:
             platform.process.kill()
@@ -38,7 +38,7 @@ def platform() -> Iterator[Platform]:
         platform.register()
         yield platform
         assert platform.stop() == 0
-        assert leftovers(platform.instance) == []
+        assert leftovers(platform.instance, platform.data) == []
     finally:
         if platform.process is not None and platform.process.poll() is None:
             platform.process.kill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -14,6 +15,8 @@ from dataclasses import dataclass, field
 from email.message import Message
 from pathlib import Path
 from typing import Any
+
+from hearth.egress import claim
 
 HEARTH = str(Path(sys.executable).parent / "hearth")
 PASSWORD = "correct horse battery staple"
@@ -183,25 +186,48 @@ def members(instance: str) -> set[int]:
 
 
 def groups(instance: str) -> list[Path]:
-    root = Path("/sys/fs/cgroup")
-    return [path for path in root.rglob(f"hearth-*{instance}*") if path.is_dir()] + [
-        path for top in root.rglob(f"hearth-{instance}") for path in top.iterdir() if path.is_dir()
-    ]
+    """Every control group of this platform, in all trees of cgroup v1 and v2."""
+    found = []
+    for tree in (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()):
+        for name in (f"hearth-platform-{instance}", f"hearth-{instance}"):
+            top = tree / name
+            with contextlib.suppress(OSError):  # it is being removed, or there is none
+                found += [path for path in (top, *top.iterdir()) if path.is_dir()]
+    return found
 
 
-def leftovers(instance: str) -> list[str]:
-    """What a platform that has ended should not leave: processes, groups, mounts, links, tables, sockets."""
+def leftovers(instance: str, data: Path | None = None) -> list[str]:
+    """What a platform that has ended should not leave: processes, groups, mounts, links, addresses, tables, sockets, disks.
+
+    `data`: its data directory, by which its disks are known.
+    """
     found = [f"process {pid}" for pid in members(instance)]
     found += [f"cgroup {path}" for path in groups(instance)]
-    found += [
-        line for line in Path("/proc/self/mountinfo").read_text().splitlines() if f"hearth-{instance}" in line
-    ]
+    for mounts in (Path("/proc/self/mountinfo"), Path("/proc/1/mountinfo")):
+        found += [f"mount {line}" for line in mounts.read_text().splitlines() if f"hearth-{instance}" in line]
     tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False).stdout
-    found += [line for line in tables.splitlines() if instance in line]
+    found += [f"table {line}" for line in tables.splitlines() if instance in line]
+    links = claim.prefix(instance)
+    found += [f"link {path.name}" for path in Path("/sys/class/net").iterdir() if path.name.startswith(links)]
+    lo = subprocess.run(
+        ["ip", "addr", "show", "dev", "lo"], capture_output=True, text=True, check=False
+    ).stdout
+    found += [f"address {line.strip()}" for line in lo.splitlines() if line.endswith(f"lo:{links}")]
     if Path(f"/run/hearth-{instance}").exists():
-        found.append(f"/run/hearth-{instance}")
-    losetup = subprocess.run(["losetup", "-a"], capture_output=True, text=True, check=False).stdout
-    found += [line for line in losetup.splitlines() if instance in line]
+        found.append(f"folder /run/hearth-{instance}")
+    found += [f"disk {path}" for path in (loops(data) if data is not None else [])]
+    return found
+
+
+def loops(data: Path) -> list[str]:
+    """Loop devices on images of a data directory, also on removed ones."""
+    found = []
+    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            if backing.read_text().startswith(f"{data}/"):
+                found.append(backing.parents[1].name)
+        except OSError:
+            continue  # let go of this moment
     return found
 
 
