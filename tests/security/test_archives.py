@@ -236,7 +236,8 @@ def test_data_behind_the_end(place: Path) -> None:
 def test_bombs(place: Path) -> None:
     zeros = bytes(900_000)
     assert "swells" in refused(place, zip_of(("z", 0o644, zeros)), "zip").message
-    assert "swells" in refused(place, gzip.compress(tar_of(("z", {"data": zeros}))), "tar.gz").message
+    message = refused(place, gzip.compress(tar_of(("z", {"data": zeros}))), "tar.gz").message
+    assert message == "the archive swells more than 100 times"
     refused(place, gzip.compress(bytes(10_000_000)), "tar.gz")
     random = os.urandom(1 << 20)
     refused(place, zip_of(("z", 0o644, random), ("y", 0o644, b"1")), "zip", TooLarge)

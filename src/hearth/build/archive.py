@@ -148,7 +148,7 @@ def _tar_members(read: tars.Read, caps: Caps, packed: int = 0) -> Iterator[Membe
         data = read(count)
         produced += len(data)
         if packed:
-            counter.check_ratio("at its end", produced, packed)
+            counter.check_ratio(None, produced, packed)
         return data
 
     yield from tars.members(counted, lambda name, size: counter.grow(name, size))

@@ -167,14 +167,13 @@ class Tree:
                 details={"entry": show(raw), "limit": self.caps.total},
             )
 
-    def check_ratio(self, raw: str, unpacked: int, packed: int) -> None:
-        """Refuse what swells beyond belief. `unpacked` and `packed` in bytes. Raises InvalidSource."""
+    def check_ratio(self, raw: str | None, unpacked: int, packed: int) -> None:
+        """Refuse what swells beyond belief. `unpacked` and `packed` in bytes; no `raw`: all of it. Raises InvalidSource."""
         if self.caps.ratio and unpacked > max(self.caps.ratio_free, self.caps.ratio * packed):
-            refuse(
-                raw,
-                f"swells the archive more than {self.caps.ratio} times",
-                "generate such files in the build",
-            )
+            why, hint = f"more than {self.caps.ratio} times", "generate such files in the build"
+            if raw is None:
+                raise InvalidSource(f"the archive swells {why}", hint=hint)
+            refuse(raw, f"swells the archive {why}", hint)
 
     def link(self, raw: str, path: str, target: str) -> None:
         """Note a link's target, whose place is judged by `check_links`. Raises InvalidSource."""
