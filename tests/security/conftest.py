@@ -25,7 +25,7 @@ from hearth.runtimes.node import NodeRuntime
 from hearth.runtimes.python import PythonRuntime
 from tests.contract.driver_cases import Rig, bubblewrap_rig
 from tests.integration import go_function
-from tests.security.functions import GO, NODE, PYTHON, Language
+from tests.security.functions import GO, NODE, PYTHON, Language, Running, become_hostile, opened
 
 Languages = Callable[[str], Language]
 RigOf = Callable[..., Awaitable[Rig]]
@@ -103,6 +103,24 @@ def languages(tmp_path_factory: pytest.TempPathFactory) -> Languages:
         return Language(GoRuntime(), system("go"), _go(tmp_path_factory.mktemp("go"), system("go")))
 
     return make
+
+
+@pytest.fixture
+async def python(languages: Languages) -> Language:
+    return languages("python")
+
+
+@pytest.fixture
+async def home(python: Language, rig_of: RigOf) -> Rig:
+    return await rig_of(python)
+
+
+@pytest.fixture
+async def evil(home: Rig, python: Language) -> AsyncIterator[Running]:
+    """A loaded function whose artifact's files everybody may write, as far as their modes go."""
+    async with opened(home, python) as slot:
+        await become_hostile(slot)
+        yield slot
 
 
 def _wheel(folder: Path, empty: Path) -> Toolchain:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -17,43 +16,13 @@ from hearth.core.launch import Limits
 from hearth.drivers.bubblewrap import slots
 from tests.contract.driver_cases import Rig
 from tests.security.conftest import Languages, RigOf
-from tests.security.functions import Language, Running, opened, put
-from tests.security.jail import HELPERS, drop_options
+from tests.security.functions import Language, Running, become_hostile, opened
+from tests.security.jail import HELPERS
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 KINDS = ["python", "go", "node", pytest.param("node-wheel", marks=pytest.mark.network)]
 KEEPERS_SECRET = "keepers-own-secret"
 REFUSED = {"EROFS", "EPERM", "EACCES", "EBUSY", "EINVAL", "ENOENT", "ENOSYS"}
-
-
-@pytest.fixture
-async def python(languages: Languages) -> Language:
-    return languages("python")
-
-
-@pytest.fixture
-async def home(python: Language, rig_of: RigOf) -> Rig:
-    return await rig_of(python)
-
-
-@pytest.fixture
-async def evil(home: Rig, python: Language) -> AsyncIterator[Running]:
-    """A loaded function whose artifact's files everybody may write, as far as their modes go."""
-    async with opened(home, python) as slot:
-        await attack_ready(slot)
-        yield slot
-
-
-async def attack_ready(slot: Running, **more: Any) -> Path:
-    """Attach and load; returns the artifact's folder."""
-    name = put(slot.rig, slot.language.code)
-    folder = slot.rig.folders["artifact"] / name
-    folder.chmod(0o777)
-    for path in folder.iterdir():
-        path.chmod(0o777)
-    await slot.attach(Limits(), artifact=name, **more)
-    await slot.load()
-    return folder
 
 
 # Its code, its slot, the shim
@@ -93,7 +62,7 @@ for place in (b"/hearth/code", b"/hearth", b"/hearth-shim", b"/", b"/usr", b"/pr
 
 async def test_code_slot_and_shim_cannot_be_changed(home: Rig, python: Language) -> None:
     async with opened(home, python) as slot:
-        folder = await attack_ready(slot, given=(("KEY", b"value"),))
+        folder = await become_hostile(slot, given=(("KEY", b"value"),))
         before = (folder / "handler.py").read_bytes()
         flags = await slot.run(f"import os\nresult = {{p: os.statvfs(p).f_flag for p in {PLACES!r}}}")
         wanted = os.ST_RDONLY | os.ST_NOSUID | os.ST_NODEV
@@ -112,7 +81,7 @@ async def test_code_changes_when_its_mount_is_writable(
     """Negative control: it is the attribute of the mount that held, and nothing else."""
     monkeypatch.setattr(slots.mounts, "set_attributes", lambda fd, flags: None)
     async with opened(home, python) as slot:
-        folder = await attack_ready(slot)
+        folder = await become_hostile(slot)
         assert await slot.run(HELPERS + "result = attempt(lambda: open('/hearth/code/new', 'w'))") == "ok"
         assert (folder / "new").exists()
 
@@ -126,7 +95,7 @@ async def test_mounts_cannot_be_changed(
     object.__setattr__(programs, "programs", programs.programs[:filters])
     monkeypatch.setattr("hearth.drivers.bubblewrap.program.check_confined", lambda pid, uid: None)
     async with opened(home, python) as slot:
-        await attack_ready(slot)
+        await become_hostile(slot)
         seen = await slot.run(HELPERS + MOUNTS)
         assert {place: set(results) for place, results in seen.items()} == {
             place: {"EPERM"} for place in seen
@@ -137,135 +106,8 @@ async def test_code_is_not_there_before_attach(home: Rig, python: Language) -> N
     async with opened(home, python) as slot:
         child = home.inner._find(slot.handle)._child.pid
         assert list(Path(f"/proc/{child}/root/hearth/code").iterdir()) == []
-        await attack_ready(slot)
+        await become_hostile(slot)
         assert [path.name for path in Path(f"/proc/{child}/root/hearth/code").iterdir()] == ["handler.py"]
-
-
-# Other functions
-
-EVERYTHING = """
-import os
-names, texts, refused = [], [], []
-for folder, folders, files in os.walk("/"):
-    folders[:] = [f for f in folders if os.path.join(folder, f) not in ("/proc", "/usr", "/dev", "/etc/ssl")]
-    for name in folders + files:
-        path = os.path.join(folder, name)
-        names.append(path)
-        if os.path.isfile(path) and not os.path.islink(path) and os.path.getsize(path) < 1 << 20:
-            try: texts.append(open(path, "rb").read().decode("latin-1"))
-            except OSError: refused.append(path)
-for name in ("mountinfo", "mounts", "mountstats", "maps", "environ", "cmdline", "cgroup"):
-    texts.append(open("/proc/self/" + name).read())
-result = "\\n".join(names + texts)
-"""
-
-
-async def test_another_function_is_not_to_be_seen(home: Rig, python: Language, evil: Running) -> None:
-    async with opened(home, python) as waiting, opened(home, python) as other:
-        name = await other.attach(Limits(), given=(("KEY", b"the-others-secret"),))
-        await other.load(env=(("TOKEN", "the-others-token"),))
-        await other.run("open('/tmp/mine', 'w').write('the-others-file')")
-        assert "the-others-secret" in await other.run(EVERYTHING)  # it would be found
-        seen = await evil.run(EVERYTHING)
-        slot_paths = [home.inner._find(one.handle)._slot.path for one in (waiting, other)]
-        for word in ("the-others-secret", "the-others-token", "the-others-file", name, *map(str, slot_paths)):
-            assert word not in seen, word
-
-
-async def test_slots_and_folders_of_the_host_are_not_there_by_name(
-    home: Rig, python: Language, evil: Running
-) -> None:
-    async with opened(home, python) as waiting, opened(home, python) as other:
-        name = await other.attach(Limits())
-        places = [
-            home.inner._find(waiting.handle)._slot.path,
-            home.inner._find(waiting.handle)._slot.path / "guest.sock",
-            home.inner._find(other.handle)._slot.path / "code",
-            home.folders["artifact"],
-            home.folders["artifact"] / name,
-            home.inner._run,
-            home.inner._data,
-            "/run/hearth-uids",
-            "/sys/fs/cgroup",
-            f"/proc/{os.getpid()}",
-        ]
-        assert all(Path(place).exists() for place in places if "guest.sock" not in str(place))
-        seen = await evil.run(
-            f"import os\nresult = [p for p in {[str(place) for place in places]!r} if os.path.lexists(p)]"
-        )
-        assert seen == []
-        up = await evil.run(
-            "import os\nresult = [sorted(os.listdir(p)) for p in ('/hearth/..', '/hearth/code/../..', '/proc/1/root', '/proc/self/cwd/..')"
-            " if os.access(p, os.R_OK)]"
-        )
-        assert len(up) == 4
-        assert not {"root", "home", "work", "slots", "control"} & {name for names in up for name in names}, up
-
-
-SHARED = """
-import os, socket, ctypes
-libc = ctypes.CDLL(None, use_errno=True)
-"""
-LEAVE = (
-    SHARED
-    + """
-import builtins
-s = socket.socket(socket.AF_UNIX); s.bind("\\0meeting"); s.listen(); t = socket.socket(); t.bind(("127.0.0.1", 4711)); t.listen()
-builtins.kept = [s, t]
-shm = libc.shmget(4711, 4096, 0o1666); msg = libc.msgget(4711, 0o1666)
-open("/dev/shm/meeting", "w").write("x"); open("/tmp/meeting", "w").write("x")
-result = [shm >= 0, msg >= 0]
-"""
-)
-FIND = (
-    SHARED
-    + """
-def reached(f):
-    try: f()
-    except OSError: return False
-    return True
-result = [reached(lambda: socket.socket(socket.AF_UNIX).connect("\\0meeting")),
-          reached(lambda: socket.create_connection(("127.0.0.1", 4711), 1)),
-          libc.shmget(4711, 4096, 0) >= 0, libc.msgget(4711, 0) >= 0,
-          os.path.exists("/dev/shm/meeting"), os.path.exists("/tmp/meeting")]
-"""
-)
-# The host's own System V memory and queue, made by the negative control, are taken away again.
-FORGET = """
-import ctypes
-libc = ctypes.CDLL(None)
-for get, control in ((libc.shmget(4711, 4096, 0), libc.shmctl), (libc.msgget(4711, 0), libc.msgctl)):
-    if get >= 0: control(get, 0, None)
-"""
-
-
-@pytest.mark.parametrize("networks", [False, True], ids=["none", "internet"])
-async def test_two_functions_have_no_place_to_meet(python: Language, rig_of: RigOf, networks: bool) -> None:
-    rig = await rig_of(python, networks)
-    async with opened(rig, python, networked=networks) as one, opened(rig, python, networked=networks) as two:
-        for slot in (one, two):
-            await attack_ready(slot)
-        assert one.uid != two.uid
-        assert await one.run(LEAVE) == [True, True]
-        assert await one.run(FIND) == [True] * 6  # within one sandbox all of it works
-        assert await two.run(FIND) == [False] * 6
-
-
-@pytest.mark.parametrize(
-    ("dropped", "shared"), [("--unshare-ipc", [2, 3]), ("--unshare-net", [0, 1])], ids=["ipc", "net"]
-)
-async def test_they_meet_in_a_namespace_that_is_not_their_own(
-    home: Rig, python: Language, monkeypatch: pytest.MonkeyPatch, dropped: str, shared: list[int]
-) -> None:
-    """Negative control."""
-    drop_options(monkeypatch, dropped)
-    async with opened(home, python) as one, opened(home, python) as two:
-        for slot in (one, two):
-            await attack_ready(slot)
-        await one.run(LEAVE)
-        found = await two.run(FIND)
-        await one.run(FORGET)  # only its owner may
-        assert [number for number, reached in enumerate(found) if reached] == shared
 
 
 # The platform
@@ -343,7 +185,7 @@ async def test_go_code_cannot_change_itself(languages: Languages, rig_of: RigOf)
     language = await asyncio.to_thread(languages, "go")
     rig = await rig_of(language)
     async with opened(rig, language) as slot:
-        folder = await attack_ready(slot)
+        folder = await become_hostile(slot)
         before = (folder / "function").stat().st_mtime_ns
         paths = [
             "/hearth/code/function",
@@ -367,7 +209,7 @@ async def test_go_code_cannot_change_itself(languages: Languages, rig_of: RigOf)
 
 async def test_processes_outside_cannot_be_signalled(home: Rig, python: Language, evil: Running) -> None:
     async with opened(home, python) as other:
-        await attack_ready(other)
+        await become_hostile(other)
         sandbox = home.inner._find(other.handle)
         outside = [os.getpid(), sandbox._child.pid, sandbox._program.pid, sandbox._spawned.process.pid]
         outside = [pid for pid in outside if pid > 100]  # smaller numbers may be its own processes

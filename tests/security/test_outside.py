@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import asyncio
 import os
+import resource
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +144,67 @@ async def test_leaving_an_option_out_shows(
     handle, fd = await up(rig)
     assert shows <= await look(rig, handle)
     os.close(fd)
+    await rig.driver.stop(handle, 0)
+
+
+@pytest.mark.parametrize(
+    ("part", "instead", "shows"),
+    [
+        ("echo 500 > /proc/self/oom_score_adj || exit 125; ", "", "oom_score_adj"),
+        ('echo 0 > "$file" || exit 125', ":", "cgroup"),
+        ("ulimit -c 0 && ", "", "core"),
+    ],
+    ids=["oom_score_adj", "cgroup", "core"],
+)
+async def test_leaving_out_what_is_done_before_bubblewrap_shows(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, part: str, instead: str, shows: str
+) -> None:
+    if shows == "core" and resource.getrlimit(resource.RLIMIT_CORE)[1] == 0:
+        pytest.skip("no core is written here whatever one does")
+    assert part in argv._JOIN
+    monkeypatch.setattr(argv, "_JOIN", argv._JOIN.replace(part, instead))
+    handle, fd = await up(rig)
+    assert shows in await look(rig, handle)
+    os.kill(rig.inner._find(handle)._child.pid, signal.SIGKILL)  # its group may not hold it
+    os.close(fd)
+    await rig.driver.stop(handle, 0)
+
+
+async def test_groups_and_environment_of_the_keeper_show(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    command, start = argv.command, subprocess.Popen
+
+    def keeping(**given: Any) -> list[str]:
+        return ["--keep-groups" if word == "--clear-groups" else word for word in command(**given)]
+
+    def telling(*given: Any, env: dict[str, str], **more: Any) -> Any:
+        return start(*given, env={**env, "PASSWORD": "hunter2"}, **more)
+
+    monkeypatch.setattr(argv, "command", keeping)
+    monkeypatch.setattr("hearth.drivers.bubblewrap.spawn.subprocess.Popen", telling)
+    before = os.getgroups()
+    os.setgroups([54321])
+    try:
+        handle, fd = await up(rig)
+    finally:
+        os.setgroups(before)
+        monkeypatch.undo()
+    seen = await look(rig, handle)
+    assert "Groups" in seen
+    assert any("hunter2" in problem for problem in seen)
+    os.close(fd)
+    await rig.driver.stop(handle, 0)
+
+
+async def test_root_without_a_user_namespace_shows(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "check_confined", lambda pid, uid: None)
+    run_as_root(monkeypatch)
+    drop_options(monkeypatch, "--unshare-user", "--uid", "--gid", "--disable-userns")
+    handle = await rig.start(BUILD, guest=False)
+    out, err = rig.driver.output(handle)
+    await read_until(out, b"up\n")
+    assert {"Uid", "ns user"} <= await look(rig, handle)
+    os.close(out)
+    os.close(err)
     await rig.driver.stop(handle, 0)
 
 
