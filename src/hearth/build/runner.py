@@ -125,7 +125,7 @@ class Runner:
             make = self._seeds.get(toolchain.runtime)
             if make is None:
                 raise PlatformError(f"nobody knows how to make {mount.name}")
-            log(f"preparing {toolchain.runtime} {toolchain.version} (once, half a minute or so)")
+            log(f"preparing {toolchain.runtime} {toolchain.version} (once; a minute or two)")
             plan = make(toolchain)
             # Nobody's code runs in it, so a slow machine may take its time: cut off, no deploy would ever get past it.
             may = replace(self._may, timeout=limits.SEED_TIMEOUT)

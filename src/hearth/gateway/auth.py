@@ -52,8 +52,13 @@ def refusal(principal: Principal | None, version: Deployed) -> HearthError | Non
     return unknown_function()
 
 
+def may_read(principal: Principal | None, version: Deployed) -> bool:
+    """Whether he may see a function's own errors: tracebacks and what it printed last, which a key that only invokes may not."""
+    return principal is not None and decide(principal, Action.READ, version.resource) is Decision.ALLOW
+
+
 def is_member(principal: Principal | None, namespace_id: str) -> bool:
-    """Whether he has a role in the namespace: who may see a function's own errors and choose its version."""
+    """Whether he has a role in the namespace: who may choose a function's version and have a call traced."""
     if principal is None or (principal.key is not None and principal.key.namespace_id != namespace_id):
         return False
     return any(namespace == namespace_id for namespace, _ in principal.roles)

@@ -273,7 +273,7 @@ class FunctionCall:
             self._release()
             self._hold(self._shared.cause_of_death(instance), self.fail)
             return None
-        if detail is not None and auth.is_member(self._principal, self._namespace):
+        if detail is not None and self._may_read():
             error.details.update(detail)
         self._release()
         return self.fail(error)
@@ -303,7 +303,7 @@ class FunctionCall:
         if self._ended:
             return None
         shared, connection = self._shared, self._connection
-        if not auth.is_member(self._principal, self._namespace):
+        if not self._may_read():
             error = for_strangers(error)
         status = status_of(error)
         self._note(Outcome.FAILED, status, error.code)
@@ -410,6 +410,9 @@ class FunctionCall:
         return self._request.special.get(b"x-hearth-trace") == b"1" and auth.is_member(
             self._principal, self._namespace
         )
+
+    def _may_read(self) -> bool:
+        return self._known and auth.may_read(self._principal, self._version)
 
     @property
     def _namespace(self) -> str:
