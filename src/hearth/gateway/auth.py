@@ -34,7 +34,7 @@ def bad_credential() -> Unauthenticated:
 def unknown_function() -> NotFound:
     return NotFound(
         "there is no such function, or you may not know of it",
-        hint="check the namespace and the name, and that you are logged in",
+        hint="check the namespace and the name, that you are logged in, and that a version is live: hearth list",
     )
 
 
