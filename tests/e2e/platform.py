@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -186,13 +185,13 @@ def members(instance: str) -> set[int]:
 
 
 def groups(instance: str) -> list[Path]:
-    """Every control group of this platform, in all trees of cgroup v1 and v2."""
+    """Every control group of this platform, in all trees of cgroup v1 and v2; on v2 they may stand below a unit's group."""
+    names = (f"hearth-platform-{instance}", f"hearth-{instance}")
     found = []
-    for tree in (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()):
-        for name in (f"hearth-platform-{instance}", f"hearth-{instance}"):
-            top = tree / name
-            with contextlib.suppress(OSError):  # it is being removed, or there is none
-                found += [path for path in (top, *top.iterdir()) if path.is_dir()]
+    for folder, _, _ in os.walk("/sys/fs/cgroup"):  # what vanishes meanwhile is passed over
+        path = Path(folder)
+        if path.name in names or path.parent.name in names:
+            found.append(path)
     return found
 
 
