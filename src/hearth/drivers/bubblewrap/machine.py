@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hearth.core.errors import SandboxFailed, StartupFailed
-from hearth.drivers.bubblewrap import cgroup_tree, mounts, seccomp
+from hearth.drivers.bubblewrap import cgroup_tree, guard, mounts, seccomp
 from hearth.drivers.bubblewrap.cgroups import Groups
 from hearth.drivers.bubblewrap.disk import Disks
 from hearth.drivers.bubblewrap.leftovers import remove_leftovers
@@ -73,6 +73,7 @@ async def open_machine(
             await remove_leftovers(groups)
             undo.callback(groups.close)
             groups.open()
+            undo.callback((await guard.start(groups, tools["sh"])).close)
             filters = seccomp.build()
             undo.callback(remove_run_directory, run)
             shims = prepare_run_directory(run, folders.get("shim"))
