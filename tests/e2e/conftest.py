@@ -24,8 +24,7 @@ def own_platform() -> Iterator[Platform]:
         if (platform.data / "instance").exists():
             assert leftovers(platform.instance, platform.data) == []
     finally:
-        if platform.process is not None and platform.process.poll() is None:
-            platform.process.kill()
+        platform.put_down()
         shutil.rmtree(home, ignore_errors=True)
 
 
@@ -40,6 +39,5 @@ def platform() -> Iterator[Platform]:
         assert platform.stop() == 0
         assert leftovers(platform.instance, platform.data) == []
     finally:
-        if platform.process is not None and platform.process.poll() is None:
-            platform.process.kill()
+        platform.put_down()
         shutil.rmtree(home, ignore_errors=True)

@@ -88,6 +88,16 @@ class Platform:
             self.process.stdout.close()
         return code
 
+    def put_down(self) -> None:
+        """At a test's end, whatever happened: no process and no pipe of ours is left."""
+        if self.process is None:
+            return
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(60)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
     def log(self) -> str:
         return (self.home / "log").read_text()
 
