@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import socket
 import struct
 import subprocess
@@ -87,7 +88,27 @@ class Host:
         self._buffer = b""
 
     def send(self, *frames: bytes) -> None:
-        self.connection.sendall(b"".join(frames))
+        """Send, taking in meanwhile what the shim has to say: it may be blocked on us as we are on it."""
+        data = memoryview(b"".join(frames))
+        hears = True
+        while data:
+            readable, writable, _ = select.select(
+                [self.connection] if hears else [], [self.connection], [], PATIENCE
+            )
+            if not readable and not writable:
+                raise TimeoutError("the shim does not read")
+            if readable:
+                try:
+                    read = self.connection.recv(1 << 20, socket.MSG_DONTWAIT)
+                except ConnectionResetError:
+                    read = b""
+                hears = bool(read)
+                self._buffer += read
+            if writable:
+                try:
+                    data = data[self.connection.send(data, socket.MSG_DONTWAIT) :]
+                except BlockingIOError:
+                    continue
 
     def frames(self, timeout: float = PATIENCE) -> Iterator[tuple[int, int, int, bytes]]:
         """Frames as they come, until the connection closes. TimeoutError after `timeout` seconds of silence."""
