@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import pytest
-from tests.contract.store_setup import Setting, setting
 
 from hearth.core.errors import StoreUnavailable, Unauthenticated
 from hearth.core.permissions import Action, KeyScope, Principal, Role
@@ -17,6 +16,7 @@ from hearth.security.rootkey import RootKey
 from hearth.security.tokens import AccessTokens, TokenMint
 from hearth.security.verifier import BAD_TTL_MS, CredentialVerifier
 from hearth.store.rows import emit
+from tests.contract.store_setup import Setting, setting
 
 ROOT = RootKey(b"r" * 32)
 MINT = TokenMint(ROOT)

@@ -16,11 +16,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.contract.driver_cases import Rig, assert_nothing_left, make_folders
 
 from hearth.core.launch import Disk
 from hearth.drivers.bubblewrap import BubblewrapDriver, cgroup_tree, cgroups
 from hearth.drivers.safe import safe
+from tests.contract.driver_cases import Rig, assert_nothing_left, make_folders
 
 pytestmark = pytest.mark.root
 

@@ -117,7 +117,9 @@ class Pool:
 
     # Waiting.
 
-    def wait(self, version: Deployed, since: float, deadline: float, granted: Granted[Instance]) -> Ticket[Instance]:
+    def wait(
+        self, version: Deployed, since: float, deadline: float, granted: Granted[Instance]
+    ) -> Ticket[Instance]:
         """Queue up for an instance; starts one where the scaler wants it.
 
         Raises:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from hearth.core.errors import InvalidInput
 
@@ -39,17 +38,6 @@ def format_size(size: int) -> str:
     return f"{size}B"
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """One documented number: its default, its bounds and what it means."""
-
-    name: str
-    default: str
-    meaning: str
-    smallest: str = ""
-    largest: str = ""
-
-
 MEMORY_DEFAULT, MEMORY_MIN, MEMORY_MAX = 256 * MIB, 16 * MIB, 64 * GIB
 CPU_DEFAULT, CPU_MIN, CPU_MAX = 1.0, 0.05, 64.0
 TIMEOUT_DEFAULT, TIMEOUT_MIN, TIMEOUT_MAX = 30.0, 0.1, 900.0
@@ -73,7 +61,10 @@ HEADER_TIMEOUT, BODY_TIMEOUT, KEEP_ALIVE_TIMEOUT = 15.0, 30.0, 75.0  # seconds
 DRAIN_GRACE = 30.0
 
 SOURCE_PACKED_MAX, SOURCE_UNPACKED_MAX, SOURCE_FILES_MAX = 50 * MIB, 250 * MIB, 20_000
-SOURCE_RATIO_MAX, SOURCE_RATIO_FREE = 100, 16 * MIB  # unpacked bytes for a packed one, once that many came out
+SOURCE_RATIO_MAX, SOURCE_RATIO_FREE = (
+    100,
+    16 * MIB,
+)  # unpacked bytes for a packed one, once that many came out
 ARTIFACT_MAX, ARTIFACT_FILES_MAX = 1 * GIB, 200_000
 BUILD_TIMEOUT, BUILD_MEMORY, BUILD_DISK, BUILD_CPU, BUILD_PIDS = 600.0, 2 * GIB, 4 * GIB, 2.0, 1024
 BUILD_LOG_MAX = 8 * MIB
@@ -82,8 +73,13 @@ UPLOADS_MAX = 16  # sources taken in at once
 DISK_FREE_MIN = 512 * MIB  # bytes free in the data directory, below which nothing is uploaded or built
 
 ACCESS_TOKEN_TTL, REFRESH_TOKEN_TTL = 900.0, 30 * 86400.0
-REFRESH_OVERLAP = 30.0  # seconds in which a rotated refresh token still works: two commands at once both succeed
-LOGIN_FREE, LOGIN_WAIT_MAX = {"account": 5, "address": 20}, {"account": 60.0, "address": 300.0}  # failures, seconds
+REFRESH_OVERLAP = (
+    30.0  # seconds in which a rotated refresh token still works: two commands at once both succeed
+)
+LOGIN_FREE, LOGIN_WAIT_MAX = (
+    {"account": 5, "address": 20},
+    {"account": 60.0, "address": 300.0},
+)  # failures, seconds
 LOGIN_FORGET = 900.0  # seconds after the last failure
 KEY_TTL_MIN, KEY_TTL_MAX = 60, 10 * 365 * 86400  # seconds
 JSON_BODY_MAX = 1 * MIB  # bytes of a request to the management API, uploads apart

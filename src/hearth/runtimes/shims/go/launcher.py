@@ -87,7 +87,13 @@ def become(connection, agreed, told, code):
 
 def init_error(error, code):
     message = f"the function's binary can't be started: {error.strerror}"
-    return {"type": type(error).__name__, "message": message, "traceback": message, "file": None, "line": None}
+    return {
+        "type": type(error).__name__,
+        "message": message,
+        "traceback": message,
+        "file": None,
+        "line": None,
+    }
 
 
 def send(connection, kind, payload):
