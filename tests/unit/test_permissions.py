@@ -80,6 +80,19 @@ def test_the_platform_is_the_administrators_and_never_a_keys() -> None:
     assert decide(None, Action.ADMINISTER, Resource()) is C
 
 
+def test_metrics_are_the_administrators_and_a_keys_that_he_made_for_them() -> None:
+    for_metrics = KeyScope(None, None, frozenset({Action.METRICS}))
+    assert decide(member(Role.OWNER, administrator=True), Action.METRICS, Resource()) is A
+    assert decide(member(Role.OWNER, administrator=True, key=for_metrics), Action.METRICS, Resource()) is A
+    assert decide(member(Role.OWNER), Action.METRICS, Resource()) is D
+    assert decide(member(Role.OWNER, key=for_metrics), Action.METRICS, Resource()) is D  # no longer
+    other = member(Role.OWNER, administrator=True, key=KeyScope("ns_1", None, frozenset({Action.DEPLOY})))
+    assert decide(other, Action.METRICS, Resource()) is D
+    assert decide(None, Action.METRICS, Resource()) is C
+    scraper = member(Role.OWNER, administrator=True, key=for_metrics)
+    assert [decide(scraper, action, FN) for action in IN_NAMESPACE] == [H] * 4  # and nothing else
+
+
 def test_ones_account_is_ones_own_and_never_a_keys() -> None:
     assert decide(member(Role.VIEWER), Action.ACCOUNT, Resource()) is A
     assert decide(key(*Action), Action.ACCOUNT, Resource()) is D

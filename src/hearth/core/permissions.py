@@ -21,6 +21,7 @@ class Action(StrEnum):
     DEPLOY = "deploy"  # create, deploy, roll back, delete a function
     MANAGE = "manage"  # members, secrets, keys of others
     ADMINISTER = "administer"  # users of the platform
+    METRICS = "metrics"  # read the platform's /metrics
     ACCOUNT = "account"  # one's own: password, sessions, keys
 
 
@@ -35,9 +36,12 @@ class Decision(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class KeyScope:
-    """What an API key is limited to: a namespace, or one function in it; deploy or invoke (deploy may also invoke)."""
+    """What an API key is limited to: a namespace, or one function in it; deploy or invoke (deploy may also invoke).
 
-    namespace_id: str
+    A key for ``metrics`` is the platform's: it has no namespace, and does nothing else.
+    """
+
+    namespace_id: str | None
     function_id: str | None
     actions: frozenset[Action]
 
@@ -91,6 +95,9 @@ def decide(principal: Principal | None, action: Action, resource: Resource) -> D
         return stranger if resource.namespace_id is not None else Decision.CHALLENGE
     if action is Action.ACCOUNT:  # a key that leaked must not be able to make itself others
         return Decision.ALLOW if principal.key is None else Decision.DENY
+    if action is Action.METRICS:  # a key for it works for as long as its maker administers the platform
+        held = principal.key is None or action in principal.key.actions
+        return Decision.ALLOW if principal.administrator and held else Decision.DENY
     if action is Action.ADMINISTER or resource.namespace_id is None:
         return Decision.ALLOW if principal.administrator and principal.key is None else Decision.DENY
     role = dict(principal.roles).get(resource.namespace_id)
