@@ -111,7 +111,7 @@ def make_kit(
         driver=driver, guests=guests, outputs=NoOutput(), runtimes={"python": PlainRuntime()}, rows=sandboxes,
         logs=logs, clock=clock, ids=ClockIds(clock), owner="own_1",
     )  # fmt: skip
-    slots = Slots(shop, keep, Room(room))
+    slots = Slots(shop, keep, Room(room), pause=0.0)
     gone: list[Deployed] = []
     toolchain: list[Toolchain | None] = [PYTHON]
     launcher = Launcher(shop, slots, lambda _: toolchain[0], gone.append)

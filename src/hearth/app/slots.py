@@ -19,6 +19,7 @@ from hearth.core.errors import HearthError, NoCapacity
 from hearth.core.launch import Attachment, Handle, SlotKind, Toolchain
 
 PARALLEL = 2  # slots that are refilled at once
+AFTER_TAKE = 0.02  # seconds: the start that took a slot has the keeper and the processor to itself for so long
 BACKOFF, BACKOFF_MAX = 0.5, 30.0  # seconds between failing refills
 LAST_WORD = 0.25  # seconds that a sandbox gets to end by itself once its connection is gone
 _log = logging.getLogger(__name__)
@@ -53,15 +54,17 @@ class _Stock:
 
 
 class Slots:
-    """Keeps `keep` slots of every wanted kind, as far as there is room."""
+    """Keeps `keep` slots of every wanted kind, as far as there is room; refills `pause` seconds after one was taken."""
 
-    def __init__(self, workshop: Workshop, keep: int, room: Room) -> None:
+    def __init__(self, workshop: Workshop, keep: int, room: Room, pause: float = AFTER_TAKE) -> None:
         self._workshop = workshop
         self._keep = keep
         self._room = room
+        self._pause = pause
         self._stocks: dict[SlotKind, _Stock] = {}
         self._refilling = 0
         self._closing = False
+        self._due: asyncio.TimerHandle | None = None  # of the next refill
         self._handles: set[Handle] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._rests: set[asyncio.Task[None]] = (
@@ -78,12 +81,12 @@ class Slots:
         self._refill()
 
     def take(self, kind: SlotKind) -> Slot | None:
-        """The slot that has waited longest, or None. O(1); its place is filled again in the background."""
+        """The slot that has waited longest, or None. O(1); its place is filled again in the background, a moment later."""
         stock = self._stocks.get(kind)
         while stock is not None and stock.waiting:
             slot = stock.waiting.popleft()
             slot.on_closed = None
-            self._refill()
+            self._refill_soon()
             if not slot.guest.closed:
                 return slot
             self._spawn(self.discard(slot, 0.0))
@@ -172,7 +175,14 @@ class Slots:
                 return self._room.take()
         return False
 
+    def _refill_soon(self) -> None:
+        if self._due is None:
+            self._due = asyncio.get_running_loop().call_later(self._pause, self._refill)
+
     def _refill(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
         for kind, stock in self._stocks.items():
             missing = self._keep - len(stock.waiting) - stock.starting
             while missing > 0 and self._refilling < PARALLEL and not stock.resting and not self._closing:

@@ -7,7 +7,26 @@ from _socket import AF_UNIX, SOCK_STREAM, socket
 from .connection import HELLO, INIT_ERROR, OUR_WINDOW, READY, Connection, frame
 
 # Imported while the slot waits, so that no request pays for it. In the order of need.
-_AHEAD = ("json", "traceback", "inspect", "logging", "base64", "urllib.parse", "threading", "site", "asyncio")
+_AHEAD = (
+    "json",
+    "traceback",
+    "inspect",
+    "logging",
+    f"{__package__}.load",
+    f"{__package__}.report",
+    f"{__package__}.sync_lambda",
+    f"{__package__}.event",
+    f"{__package__}.serial",
+    "base64",
+    "urllib.parse",
+    "threading",
+    f"{__package__}.threads",
+    "site",
+    "asyncio",
+    f"{__package__}.async_lambda",
+    f"{__package__}.asgi",
+    f"{__package__}.wsgi",
+)
 
 SLOT = "/hearth"  # where a sandbox has its slot
 
