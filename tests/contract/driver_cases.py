@@ -25,7 +25,7 @@ from hearth.drivers.bubblewrap import BubblewrapDriver
 from hearth.drivers.process import ProcessDriver
 from hearth.drivers.remote import RemoteDriver
 from hearth.drivers.safe import SafeAttachingDriver, safe
-from hearth.keeper.server import KeeperServer
+from hearth.keeper.server import KeeperServer, Role
 
 PYTHON = "/usr/bin/python3"
 
@@ -229,9 +229,9 @@ async def remote_rig(tmp_path: Path, inner: Any) -> AsyncIterator[Rig]:
     """Another rig's driver, as control and shards reach it: through the keeper's socket."""
     async with inner(tmp_path) as rig:
         folder = Path(tempfile.mkdtemp(prefix="hearth-keeper-"))
-        server = KeeperServer(rig.driver, os.getuid(), None)
-        server.listen(folder / "keeper.sock")
-        remote = RemoteDriver(folder / "keeper.sock", rig.owner, "shard")
+        server = KeeperServer(rig.driver, None)
+        server.listen(folder / "keeper.sock", os.getuid(), Role.PLATFORM)
+        remote = RemoteDriver(folder / "keeper.sock", rig.owner)
         try:
             await remote.dial()
             yield Rig(remote, rig.folders, rig.isolates, rig.inner, rig.owner)

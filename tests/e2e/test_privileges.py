@@ -33,10 +33,11 @@ def platform_uid(platform: Platform) -> int:
     return int(status_of(pid_of(platform, "control"))["Uid"].split()[0])
 
 
-def as_platform(platform: Platform, *command: str) -> subprocess.CompletedProcess[bytes]:
-    """Run a program with all that a shard that was taken over has: its uid, in its mount namespace."""
-    uid = str(platform_uid(platform))
-    enter = ["nsenter", "-t", str(pid_of(platform, "shard")), "-m", "--"]
+def as_platform(platform: Platform, *command: str, kind: str = "shard") -> subprocess.CompletedProcess[bytes]:
+    """Run a program with all that a process that was taken over has: its uid, in its mount namespace."""
+    pid = pid_of(platform, kind)
+    uid = status_of(pid)["Uid"].split()[0]
+    enter = ["nsenter", "-t", str(pid), "-m", "--"]
     drop = [
         "setpriv",
         "--reuid",
@@ -144,6 +145,57 @@ def test_what_a_shard_that_was_taken_over_can_do(platform: Platform) -> None:
     assert platform.pids("keeper") == [keeper]
 
 
+ASKING = """
+import json, socket, sys
+path, op = sys.argv[1:]
+s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+s.settimeout(20)
+try: s.connect(path)
+except OSError as e: sys.exit(type(e).__name__)
+said = []
+for n, message in enumerate([{"op": "hello", "version": 2, "owner": "own_x", "role": "control"}, {"op": op, "owner": None}]):
+    s.sendall(json.dumps({"n": n, **message}).encode())
+    answer = json.loads(s.recv(1 << 17) or "{}")
+    said.append(answer.get("error", {}).get("code", "ok") if answer else "closed")
+sys.exit(" ".join(said))
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "sock", "op", "said"),
+    [
+        ("resolver", "resolver", "resolver", "ok ok"),
+        ("resolver", "resolver", "list_owned", "ok forbidden"),
+        ("resolver", "resolver", "start", "ok forbidden"),
+        ("resolver", "keeper", "list_owned", "PermissionError"),
+        ("shard", "keeper", "list_owned", "ok ok"),
+        ("shard", "keeper", "resolver", "ok forbidden"),
+        ("shard", "resolver", "resolver", "PermissionError"),
+    ],
+)
+def test_the_keeper_hears_each_for_what_it_is(
+    platform: Platform, kind: str, sock: str, op: str, said: str
+) -> None:
+    path = f"/run/hearth-{platform.instance}/{sock}.sock"
+    asked = as_platform(platform, "/usr/bin/python3", "-c", ASKING, path, op, kind=kind)
+    assert asked.stderr.decode().strip() == said
+
+
+def test_a_resolver_that_was_taken_over_is_nobody(platform: Platform) -> None:
+    uid = status_of(pid_of(platform, "resolver"))["Uid"].split()[0]
+    assert int(uid) not in (0, platform_uid(platform))
+    may_not = {
+        "the database": ["cat", str(platform.data / "hearth.db")],
+        "what is deployed": ["ls", str(platform.data / "artifacts")],
+        "control's sockets": ["ls", f"/run/hearth-{platform.instance}/control"],
+        "a shard's life": ["kill", "-0", str(pid_of(platform, "shard"))],
+        "a shard's memory": ["dd", f"if=/proc/{pid_of(platform, 'shard')}/mem", "count=0"],
+    }
+    done = {what: as_platform(platform, *command, kind="resolver") for what, command in may_not.items()}
+    assert {what for what, result in done.items() if result.returncode == 0} == set(), done
+    assert as_platform(platform, "cat", "/etc/resolv.conf", kind="resolver").returncode == 0  # its work
+
+
 def _groups(platform: Platform) -> list[Path]:
     return [path for path in Path("/sys/fs/cgroup").rglob(f"hearth-{platform.instance}") if path.is_dir()]
 
@@ -197,6 +249,7 @@ def test_a_hostile_function_reaches_nothing_of_the_platform(platform: Platform) 
     run = f"/run/hearth-{platform.instance}"
     sockets = [
         f"{run}/keeper.sock",
+        f"{run}/resolver.sock",
         f"{run}/control/api.sock",
         f"{run}/control/bus.sock",
         "/hearth/guest.sock",
@@ -206,7 +259,7 @@ def test_a_hostile_function_reaches_nothing_of_the_platform(platform: Platform) 
     assert len(artifacts) >= 2 and len(pids) == 4
     assert all(pid > 100 for pid in pids)  # smaller numbers might be its own
     inside = Path(f"/proc/{pid_of(platform, 'shard')}/root")
-    assert all((inside / path.lstrip("/")).exists() for path in sockets[:3])
+    assert all((inside / path.lstrip("/")).exists() for path in sockets[:4])
     port = int(platform.url.rpartition(":")[2])
     listener = socket.create_server(("0.0.0.0", 0))  # on every address of this machine
     asked = {

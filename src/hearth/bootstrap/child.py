@@ -55,7 +55,7 @@ class Context:
         instance: the data directory's id; names of cgroups, tables and links carry it.
         run_dir: folder of sockets, in the platform's mount namespace.
         owner: this process's boot id; a new one at each start.
-        uid, gid: whom control, shards and resolver run as.
+        uid, gid: whom control and shards run as.
         fds: inherited descriptors by name.
         extra: what only this kind needs.
     """
@@ -72,7 +72,13 @@ class Context:
 
     @property
     def keeper_socket(self) -> Path:
+        """For control and shards."""
         return self.run_dir / "keeper.sock"
+
+    @property
+    def resolver_socket(self) -> Path:
+        """The keeper's other one, for the resolver."""
+        return self.run_dir / "resolver.sock"
 
     @property
     def bus_socket(self) -> Path:
@@ -96,8 +102,8 @@ def main(body: Body, *, courtesy: bool = True, fast_loop: bool = True) -> None:
             begins when the lifeline closes.
         fast_loop: use uvloop.
     """
-    # Control, shards and resolver share a uid: without this a resolver that was taken over by a hostile packet could
-    # read the root key from control's memory, or take its descriptors (ptrace(2), "ptrace access mode checking").
+    # Control and shards share a uid: without this a shard that was taken over by a hostile request could read the
+    # root key from control's memory, or take its descriptors (ptrace(2), "ptrace access mode checking").
     prctl(PR_SET_DUMPABLE, 0)
     fd = int(sys.argv[-1])
     with open(fd, "rb") as file:

@@ -68,7 +68,7 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
             await store.clear_owners(context.instance)
             first.touch()
         await store.start_owner(context.owner, context.instance, "control")
-        driver = RemoteDriver(context.keeper_socket, context.owner, "control")
+        driver = RemoteDriver(context.keeper_socket, context.owner)
         stack.callback(driver.close)
         probe = await driver.probe()
         logs = LogFiles(settings.data_dir / "logs", context.owner)

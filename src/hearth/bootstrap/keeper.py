@@ -19,7 +19,7 @@ from hearth.drivers.bubblewrap import BubblewrapDriver
 from hearth.drivers.process import ProcessDriver
 from hearth.drivers.safe import safe
 from hearth.egress.networks import HostNetworks
-from hearth.keeper.server import KeeperServer
+from hearth.keeper.server import KeeperServer, Role
 from hearth.linux import mounts
 from hearth.ports.driver import Driver
 
@@ -45,8 +45,9 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
             await networks.start()
             stack.push_async_callback(networks.stop)
         driver = await _driver(context, networks, stack)
-        server = KeeperServer(safe(driver), context.uid, networks)
-        server.listen(context.keeper_socket)
+        server = KeeperServer(safe(driver), networks)
+        server.listen(context.keeper_socket, context.uid, Role.PLATFORM)
+        server.listen(context.resolver_socket, context.extra["resolver_uid"], Role.RESOLVER)
         stack.push_async_callback(server.close)
         ready(_facts(await driver.probe(), networks, context))
         await stopping.wait()

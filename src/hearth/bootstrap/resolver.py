@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopping: asyncio.Event) -> None:
     asked = asyncio.create_task(stopping.wait())
     while not stopping.is_set():
-        keeper = RemoteDriver(context.keeper_socket, context.owner, "resolver")
+        keeper = RemoteDriver(context.resolver_socket, context.owner)
         await keeper.dial()
         work = asyncio.create_task(_serve(keeper))
         lost = asyncio.create_task(keeper.lost.wait())

@@ -55,7 +55,7 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
         )
         stack.push_async_callback(store.close)
         await store.start_owner(context.owner, context.instance, "shard")
-        driver = RemoteDriver(context.keeper_socket, context.owner, "shard")
+        driver = RemoteDriver(context.keeper_socket, context.owner)
         await driver.dial()
         stack.callback(driver.close)
         logs = LogFiles(settings.data_dir / "logs", context.owner)

@@ -36,6 +36,7 @@ PLATFORM_USER = "hearth"
 _PLATFORM_UIDS = range(
     1_946_091_520, 1_946_157_056
 )  # below the sandboxes' range; see drivers/bubblewrap/uids.py
+_RESOLVER_UIDS = range(1_946_025_984, 1_946_091_520)  # as many, below those
 
 
 def run(settings: Settings) -> None:
@@ -96,6 +97,11 @@ def _platform_ids(instance: str) -> tuple[int, int]:
         return uid, uid
 
 
+def _resolver_id(instance: str, uid: int) -> int:
+    """The user and group that the resolver runs as: it reads hostile packets, so it is nobody else's, where we may choose."""
+    return _RESOLVER_UIDS[int(instance, 16) % len(_RESOLVER_UIDS)] if os.geteuid() == 0 else uid
+
+
 def _public_url(settings: Settings) -> str:
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
     return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{settings.port}"
@@ -143,25 +149,31 @@ def _specs(
     os.write(key_fd, key.secret)
 
     def spec(
-        name: str, module: str, stage: int, extra: dict[str, Any], fds: dict[str, int], drop: bool = True
+        name: str,
+        module: str,
+        stage: int,
+        extra: dict[str, Any],
+        fds: dict[str, int],
+        runs_as: tuple[int, int] | None = (uid, gid),
     ) -> ChildSpec:
         argv = (sys.executable, "-I", "-m", f"hearth.bootstrap.{module}")
         return ChildSpec(
             name,
-            (*_dropped(uid, gid), *argv) if drop else argv,
+            argv if runs_as is None else (*_dropped(*runs_as), *argv),
             {**common, "name": name, "extra": extra},
             stage,
             fds,
         )
 
+    resolver = _resolver_id(instance, uid)
     files = registry_files(environment())
     prefixes = [str(path) for path in (Path(sys.base_prefix).resolve(),) if not path.is_relative_to("/usr")]
     registries = read_registries(dict(settings.registry_env), files["pip_conf"], files["npmrc"])
     prefixes += [folder for folder in registries.folders if Path(folder).is_dir()]
     return [
-        spec("keeper", "keeper", 0, {"prefixes": prefixes}, {}, drop=False),
+        spec("keeper", "keeper", 0, {"prefixes": prefixes, "resolver_uid": resolver}, {}, runs_as=None),
         spec("control", "control", 1, {"setup_token": setup_token, **files}, {"key": key_fd}),
-        spec("resolver", "resolver", 2, {}, {}),
+        spec("resolver", "resolver", 2, {}, {}, runs_as=(resolver, resolver)),
         spec("shard-0", "shard", 2, {"token_key": key.token_public_key().hex()}, {"listener": listener}),
     ]
 

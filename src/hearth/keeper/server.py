@@ -1,6 +1,7 @@
-"""Serves a driver on the keeper's socket. It never reads a guest's bytes, nor anything from the network.
+"""Serves a driver on the keeper's sockets. It never reads a guest's bytes, nor anything from the network.
 
-What a client started dies with the client's connection; nobody can touch what another one started.
+What a client started dies with the client's connection; nobody can touch what another one started. What a client may ask
+for follows from the socket by which it came, and the kernel says who it is; what it says of itself gives it nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import socket
 import struct
 import time
 from collections.abc import Awaitable, Callable
+from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,6 +38,17 @@ log = logging.getLogger(__name__)
 Answer = tuple[dict[str, Any], list[int]]
 
 
+class Role(Enum):
+    """What a client may ask for."""
+
+    PLATFORM = frozenset(
+        {
+            "probe", "prepare", "start", "connect", "attach", "wait", "stop", "abandon", "list_owned", "usage"
+        }
+    )  # fmt: skip
+    RESOLVER = frozenset({"resolver"})
+
+
 class ResolverSockets(Protocol):
     """Where sandboxes' name look-ups arrive, for the resolver process."""
 
@@ -48,19 +62,17 @@ class KeeperServer:
 
     Args:
         driver: the real one, already wrapped by `drivers.safe`.
-        uid: only peers of this uid (or root) are heard.
         resolver: where the resolver's sockets come from, or None.
     """
 
-    def __init__(self, driver: Driver, uid: int, resolver: ResolverSockets | None) -> None:
+    def __init__(self, driver: Driver, resolver: ResolverSockets | None) -> None:
         self.driver = driver
         self.resolver = resolver
-        self._uid = uid
         self._clients: set[_Client] = set()
-        self._listener: socket.socket | None = None
+        self._listeners: list[socket.socket] = []
 
-    def listen(self, path: Path) -> None:
-        """Bind the socket, which only `uid` and root may open."""
+    def listen(self, path: Path, uid: int, role: Role) -> None:
+        """Bind a socket, which only `uid` and root may open; whoever comes by it has this role."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         listener.setblocking(False)
         path.unlink(missing_ok=True)
@@ -70,29 +82,29 @@ class KeeperServer:
         finally:
             os.umask(before)
         if os.geteuid() == 0:
-            os.chown(path, self._uid, -1)
+            os.chown(path, uid, -1)
         listener.listen(64)
-        self._listener = listener
-        asyncio.get_running_loop().add_reader(listener.fileno(), self._accept)
+        self._listeners.append(listener)
+        asyncio.get_running_loop().add_reader(listener.fileno(), partial(self._accept, listener, uid, role))
 
-    def _accept(self) -> None:
-        assert self._listener is not None
+    def _accept(self, listener: socket.socket, uid: int, role: Role) -> None:
         try:
-            sock, _ = self._listener.accept()
+            sock, _ = listener.accept()
         except OSError:
             return
-        _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        if uid not in (self._uid, 0):
-            log.warning("refused a client of uid %d", uid)
+        _, peer, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if peer not in (uid, 0):
+            log.warning("refused a client of uid %d", peer)
             sock.close()
             return
-        self._clients.add(_Client(self, sock, self._clients.discard))
+        self._clients.add(_Client(self, sock, role, self._clients.discard))
 
     async def close(self) -> None:
         """Stop listening, drop every client and stop all that they owned; returns when it is gone."""
-        if self._listener is not None:
-            asyncio.get_running_loop().remove_reader(self._listener.fileno())
-            self._listener.close()
+        for listener in self._listeners:
+            asyncio.get_running_loop().remove_reader(listener.fileno())
+            listener.close()
+        self._listeners.clear()
         clients = list(self._clients)
         for client in clients:
             client.channel.close()
@@ -100,14 +112,16 @@ class KeeperServer:
 
 
 class _Client:
-    """One connection: its owner's name, its sandboxes, its requests in work."""
+    """One connection: its role, its owner's name, its sandboxes, its requests in work."""
 
-    def __init__(self, server: KeeperServer, sock: socket.socket, forget: Callable[[_Client], None]) -> None:
+    def __init__(
+        self, server: KeeperServer, sock: socket.socket, role: Role, forget: Callable[[_Client], None]
+    ) -> None:
         self._server = server
         self._driver = server.driver
+        self._role = role
         self._forget = forget
         self._owner: str | None = None
-        self._role = ""
         self._handles: dict[Handle, str] = {}  # handle → sandbox id
         self._abandoned: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -164,14 +178,17 @@ class _Client:
             raise ProtocolViolation("the first request must be hello")
         if op not in self._ops:
             raise ProtocolViolation(f"unknown request {str(op)[:32]!r}")
+        if op not in self._role.value:
+            log.warning("refused %r to a client whose role is %s", op, self._role.name.lower())
+            raise Forbidden("the keeper does not do this for you")
         return await self._ops[op](message)
 
     def _hello(self, message: dict[str, Any]) -> Answer:
-        if message["version"] != protocol.VERSION or message["role"] not in protocol.ROLES:
+        if message["version"] != protocol.VERSION:
             raise ProtocolViolation("a client of another version; restart the platform as a whole")
         if self._owner is not None:
             raise ProtocolViolation("hello was said before")
-        self._owner, self._role = str(message["owner"]), message["role"]
+        self._owner = str(message["owner"])
         return {"driver": self._driver.name}, []
 
     def _mine(self, message: dict[str, Any]) -> Handle:
@@ -238,8 +255,6 @@ class _Client:
         return dataclasses.asdict(await self._driver.usage(self._mine(message))), []
 
     async def _resolver(self, message: dict[str, Any]) -> Answer:
-        if self._role != "resolver":
-            raise Forbidden("only the resolver is given these")
         sockets = self._server.resolver.resolver_sockets() if self._server.resolver is not None else None
         if sockets is None:
             return {}, []

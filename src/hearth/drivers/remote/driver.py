@@ -27,16 +27,14 @@ class RemoteDriver:
     """Speaks to one keeper.
 
     Args:
-        path: the keeper's socket.
+        path: the keeper's socket, which decides what may be asked for.
         owner: ``own_…`` of this process; all that it starts is stopped when its connection closes.
-        role: ``shard``, ``control`` or ``resolver``.
     """
 
-    def __init__(self, path: Path, owner: str, role: str) -> None:
+    def __init__(self, path: Path, owner: str) -> None:
         self.name = "remote"
         self._path = path
         self._owner = owner
-        self._role = role
         self._channel: Channel | None = None
         self._numbers = count(1)
         self._answers: dict[int, asyncio.Future[tuple[dict[str, Any], list[int]]]] = {}
@@ -64,9 +62,7 @@ class RemoteDriver:
                     await asyncio.sleep(0.02)  # no event tells of a socket that will be made
             self.lost.clear()
             self._channel = Channel(sock, self._message, self._closed)
-            answer, _ = await self._ask(
-                "hello", 10.0, version=protocol.VERSION, owner=self._owner, role=self._role
-            )
+            answer, _ = await self._ask("hello", 10.0, version=protocol.VERSION, owner=self._owner)
             self.name = str(answer["driver"])
 
     def close(self) -> None:
