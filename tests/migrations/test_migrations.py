@@ -26,6 +26,7 @@ from hearth.store.store import Store
 from hearth.store.tables import metadata
 from hearth.testing.clock import ClockIds, FakeClock
 
+HEAD = "0002"
 OPEN_AND_ADD = """
 import asyncio, sys
 from pathlib import Path
@@ -137,14 +138,14 @@ async def test_urls(tmp_path: Path) -> None:
 
 @pytest.fixture
 def next_schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A second migration as the next release might have it; returns the folder of scripts."""
+    """One more migration as the next release might have it; returns the folder of scripts."""
     scripts = tmp_path / "scripts"
     real = Path(migrating.__file__).with_name("migrations")
     (scripts / "versions").mkdir(parents=True)
-    for name in ("env.py", "script.py.mako", "versions/m0001_first.py"):
-        (scripts / name).write_text((real / name).read_text())
-    (scripts / "versions" / "m0002_next.py").write_text(
-        "from alembic import op\nrevision='0002'\ndown_revision='0001'\n"
+    for path in (real / "env.py", real / "script.py.mako", *(real / "versions").glob("m*.py")):
+        (scripts / path.relative_to(real)).write_text(path.read_text())
+    (scripts / "versions" / "m9999_next.py").write_text(
+        f"from alembic import op\nrevision='9999'\ndown_revision={HEAD!r}\n"
         "def upgrade():\n    op.execute('CREATE TABLE more (x INTEGER)')\n"
         "    op.execute('INSERT INTO more SELECT count(*) FROM artifacts')\n    # here\n"
     )
@@ -169,9 +170,9 @@ async def test_data_is_copied_before_it_is_migrated(tmp_path: Path, request: pyt
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT x FROM more").fetchall() == [(1,)]
     [copy] = (tmp_path / "backups").iterdir()
-    assert copy.name.startswith("hearth-0001-") and stat.S_IMODE(copy.stat().st_mode) == 0o600
+    assert copy.name.startswith(f"hearth-{HEAD}-") and stat.S_IMODE(copy.stat().st_mode) == 0o600
     with closing(sqlite3.connect(copy)) as connection:
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [(HEAD,)]
         assert connection.execute("SELECT artifact FROM artifacts").fetchall() == [("value",)]
 
 
@@ -179,12 +180,12 @@ async def test_a_migration_that_fails_changes_nothing(tmp_path: Path, request: p
     path = tmp_path / "hearth.db"
     await (await opened(path)).close()
     scripts: Path = request.getfixturevalue("next_schema")
-    broken = scripts / "versions" / "m0002_next.py"
+    broken = scripts / "versions" / "m9999_next.py"
     broken.write_text(broken.read_text().replace("# here", "op.execute('CREATE TABLE artifacts (x)')"))
     with pytest.raises(StartupFailed, match="can't be brought"):
         await opened(path)
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [(HEAD,)]
         assert connection.execute("SELECT name FROM sqlite_master WHERE name = 'more'").fetchall() == []
     [_] = (tmp_path / "backups").iterdir()
 
@@ -199,7 +200,7 @@ async def test_a_copy_that_can_not_be_written_stops_the_migration(
     with pytest.raises(StartupFailed, match="can't be copied"):
         await opened(path)
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [(HEAD,)]
 
 
 def test_processes_that_start_at_once_all_come_up(tmp_path: Path) -> None:
@@ -229,7 +230,7 @@ def test_who_waits_too_long_for_another_migration_is_told(
 
 def test_there_is_one_line_of_migrations() -> None:
     scripts = ScriptDirectory.from_config(migrating._config())
-    assert scripts.get_heads() == ["0001"]
+    assert scripts.get_heads() == [HEAD]
 
 
 async def test_the_root_key_must_be_the_one_the_database_began_with(tmp_path: Path) -> None:

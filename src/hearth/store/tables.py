@@ -16,6 +16,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -189,6 +190,39 @@ alias_targets = Table(
     Column("weight", Integer, nullable=False),
     CheckConstraint("weight > 0", name="weight"),
     Index(None, "version_id"),
+)
+
+# Values that only functions read, sealed by `security.vault`; a namespace's have no function. Of one name there is one each.
+secrets = Table(
+    "secrets",
+    metadata,
+    _id(),
+    _ref("namespace_id", "namespaces.id"),
+    _ref("function_id", "functions.id", nullable=True),
+    Column("name", String(64), nullable=False),
+    Column("key_id", String(16), nullable=False),  # which key of the vault sealed it
+    Column("sealed", LargeBinary, nullable=False),
+    Column("size", Integer, nullable=False),  # bytes of the value
+    Column("text", Boolean, nullable=False),  # may stand in an environment: UTF-8 without NUL
+    _id("updated_by", primary_key=False),
+    _ms("created_ms"),
+    _ms("updated_ms"),
+    Index(
+        "uq_secrets_namespace_id_name",
+        "namespace_id",
+        "name",
+        unique=True,
+        sqlite_where=text("function_id IS NULL"),
+        postgresql_where=text("function_id IS NULL"),
+    ),
+    Index(
+        "uq_secrets_function_id_name",
+        "function_id",
+        "name",
+        unique=True,
+        sqlite_where=text("function_id IS NOT NULL"),
+        postgresql_where=text("function_id IS NOT NULL"),
+    ),
 )
 
 # What an equal build made before: the key covers source, settings, exact toolchain and whatever else the builder put in.
