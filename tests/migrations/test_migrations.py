@@ -26,7 +26,7 @@ from hearth.store.store import Store
 from hearth.store.tables import metadata
 from hearth.testing.clock import ClockIds, FakeClock
 
-HEAD = "0002"
+HEAD = "0003"
 OPEN_AND_ADD = """
 import asyncio, sys
 from pathlib import Path

@@ -162,6 +162,10 @@ versions = Table(
     _id("created_by", primary_key=False),
     _ms("created_ms"),
     _ms("ready_ms", nullable=True),
+    Column(
+        "replaced", Integer
+    ),  # number of the version that was live when this one went live: where rollback goes
+    Column("size", BigInteger),  # bytes of its artifact
     _count("attempts"),
     _count("lease_token"),  # grows with every claim: the fence against who lost it
     Column("lease_owner", String(40)),
@@ -259,9 +263,21 @@ sandboxes = Table(
     Column("kind", String(16), nullable=False),
     Column("state", String(16), nullable=False),
     Column("handle", Text),
+    Column("artifact", String(80)),  # digest of what it runs from, known also when its version is gone
     _ms("created_ms"),
     _ms("updated_ms"),
     Index(None, "owner", "state"),
+    Index(None, "state", "updated_ms"),
+)
+
+# Work that one process of the platform does at a time. Judged by the database's clock.
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("owner", String(40), nullable=False),
+    Column("token", Integer, nullable=False),  # grows with every new holder
+    _ms("until_ms"),
 )
 
 # The outbox: what changed, in order, for hints and audit.
