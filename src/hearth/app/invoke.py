@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Callable, Container
+from dataclasses import dataclass, field
 
-from hearth.core.errors import HearthError
+from hearth.core.errors import FunctionError, HearthError
 from hearth.core.invocation import Outcome, Sampler
+from hearth.core.metrics import BOUNDS, Histogram
 from hearth.core.records import InvocationRow
 from hearth.core.routing import Deployed
 from hearth.ports.clock import Clock
@@ -22,13 +25,20 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Figures:
-    """Counters of one function since this process started; seconds are sums."""
+    """Counters of one function since this process started; seconds are sums.
 
+    `latency` is of whole calls, queue and cold start included; `errors` are failed calls by error code.
+    """
+
+    namespace: str = ""
+    name: str = ""
     calls: int = 0
     failed: int = 0
     cancelled: int = 0
     cold: int = 0
     seconds: float = 0.0
+    latency: Histogram = field(default_factory=Histogram)
+    errors: dict[str, int] = field(default_factory=dict)
 
 
 class Recorder:
@@ -45,6 +55,8 @@ class Recorder:
         self._functions: dict[str, tuple[Figures, Sampler]] = {}
         self._rows: list[InvocationRow] = []
         self.dropped = 0
+        self.refused: dict[str, int] = {}  # by error code: requests that came to no function
+        self.on_forget: Callable[[str, Figures], None] = lambda function_id, figures: None
 
     def note(
         self,
@@ -71,15 +83,22 @@ class Recorder:
         """
         known = self._functions.get(version.function_id)
         if known is None:
-            known = self._functions[version.function_id] = (Figures(), Sampler())
+            made = Figures(version.namespace, version.name)
+            known = self._functions[version.function_id] = (made, Sampler())
         figures, sampler = known
         figures.calls += 1
         figures.seconds += seconds
+        whole = queued + cold + seconds
+        latency = figures.latency
+        latency.counts[bisect_left(BOUNDS, whole)] += 1
+        latency.sum += whole
         notable = wanted
         if outcome is not Outcome.SUCCEEDED:
             notable = True
             if outcome is Outcome.FAILED:
                 figures.failed += 1
+                code = error or FunctionError.code  # without one it is the function's own 5xx
+                figures.errors[code] = figures.errors.get(code, 0) + 1
             else:
                 figures.cancelled += 1
         if cold:
@@ -90,7 +109,6 @@ class Recorder:
         if len(self._rows) >= HELD_MAX:
             self.dropped += 1
             return
-        whole = queued + cold + seconds
         self._rows.append(
             InvocationRow(
                 id=invocation.decode(),
@@ -114,9 +132,20 @@ class Recorder:
         """Counters by function id."""
         return {function: figures for function, (figures, _) in self._functions.items()}
 
+    def refuse(self, code: str) -> None:
+        """A request was answered with this error before it came to a function."""
+        self.refused[code] = self.refused.get(code, 0) + 1
+
+    def keep_only(self, function_ids: Container[str]) -> None:
+        """Forget the functions that are not among these; `on_forget` hears of each."""
+        for function_id in [known for known in self._functions if known not in function_ids]:
+            self.forget(function_id)
+
     def forget(self, function_id: str) -> None:
         """A function is gone."""
-        self._functions.pop(function_id, None)
+        known = self._functions.pop(function_id, None)
+        if known is not None:
+            self.on_forget(function_id, known[0])
 
     async def flush(self) -> None:
         """Write what is kept; if the store is down, keep it for the next time."""

@@ -42,7 +42,9 @@ There is no HTTP in it: statuses live in `web/errors.py` and `gateway/errors.py`
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
+
+Source = Literal["function", "platform", "request"]
 
 
 class HearthError(Exception):
@@ -220,6 +222,28 @@ def error_classes() -> dict[str, type[HearthError]]:
         found[cls.code] = cls
         waiting.extend(child for child in cls.__subclasses__() if child.__module__ == __name__)
     return found
+
+
+def source_of(error: HearthError) -> Source:
+    """Whose fault it is: the function's, the request's, or (all else) the platform's."""
+    return _source(type(error))
+
+
+def sources_by_code() -> dict[str, Source]:
+    """Whose fault each code means, of every class that is loaded, the kinds that other rooms derive among them."""
+    found: dict[str, Source] = {}
+    waiting: list[type[HearthError]] = [HearthError]
+    while waiting:
+        cls = waiting.pop()
+        found[cls.code] = _source(cls)
+        waiting.extend(cls.__subclasses__())
+    return found
+
+
+def _source(cls: type[HearthError]) -> Source:
+    if issubclass(cls, FunctionError):
+        return "function"
+    return "request" if issubclass(cls, UserError | Cancelled) else "platform"
 
 
 def error_to_data(error: HearthError) -> dict[str, Any]:

@@ -396,6 +396,8 @@ class FunctionCall:
                 self._cold,
                 seconds,
             )
+        else:
+            self._shared.recorder.refuse(error)
 
     def _timing(self, now: float) -> bytes:
         took = now - self._sent if self._call is not None else 0.0

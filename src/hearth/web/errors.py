@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, Literal
+from typing import Any
 
 from hearth.core import errors
-
-Source = Literal["function", "platform", "request"]
+from hearth.core.errors import source_of as source_of  # part of what this module offers
 
 # Nothing but classes of the tree. A class that is not listed has its nearest listed ancestor's status; a test walks the
 # tree and demands that each class is listed, so that nobody forgets to think about a new one.
@@ -60,15 +59,6 @@ def status_of(error: errors.HearthError) -> int:
         if status is not None:
             return status
     return 500
-
-
-def source_of(error: errors.HearthError) -> Source:
-    """Whose fault it is: the function's, the request's, or (all else) the platform's."""
-    if isinstance(error, errors.FunctionError):
-        return "function"
-    if isinstance(error, errors.UserError | errors.Cancelled):
-        return "request"
-    return "platform"
 
 
 def retry_after(error: errors.HearthError) -> int | None:
