@@ -240,6 +240,10 @@ class Pool:
         """Requests that wait for an instance."""
         return sum(group.line.waiting for group in self._groups.values())
 
+    def groups(self) -> list[Group]:
+        """All versions that have instances, or who waits for one; to look at, not to change."""
+        return list(self._groups.values())
+
     @property
     def instances(self) -> list[Instance]:
         """All that are not gone."""

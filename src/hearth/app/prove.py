@@ -10,8 +10,8 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
-from hearth.app.launcher import Launcher, PartsGone
-from hearth.app.pool import Pool
+from hearth.app.launcher import PartsGone
+from hearth.app.pool import Launches, Pool
 from hearth.core.errors import (
     FunctionError,
     HearthError,
@@ -48,7 +48,7 @@ class Prover:
     """
 
     def __init__(
-        self, work: WorkStore, launcher: Launcher, pool: Pool, bus: Bus, clock: Clock, owner: str
+        self, work: WorkStore, launcher: Launches, pool: Pool, bus: Bus, clock: Clock, owner: str
     ) -> None:
         self._work = work
         self._launcher = launcher
@@ -99,7 +99,7 @@ class Prover:
         self._spawn(self._rebuild(version.id))
 
     async def _prove(self, job: VersionJob) -> None:
-        version = deployed(job.function, job.version)
+        version = deployed(job.function, job.version, job.secrets)
         token, row = job.lease.token, job.version
         for attempt in range(1, ATTEMPTS + 1):
             try:

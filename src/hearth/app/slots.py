@@ -19,7 +19,9 @@ from hearth.core.errors import HearthError, NoCapacity
 from hearth.core.launch import Attachment, Handle, SlotKind, Toolchain
 
 PARALLEL = 2  # slots that are refilled at once
-AFTER_TAKE = 0.02  # seconds: the start that took a slot has the keeper and the processor to itself for so long
+AFTER_TAKE = (
+    0.02  # seconds: the start that took a slot has the keeper and the processor to itself for so long
+)
 BACKOFF, BACKOFF_MAX = 0.5, 30.0  # seconds between failing refills
 LAST_WORD = 0.25  # seconds that a sandbox gets to end by itself once its connection is gone
 _log = logging.getLogger(__name__)
@@ -88,6 +90,7 @@ class Slots:
             slot.on_closed = None
             self._refill_soon()
             if not slot.guest.closed:
+                slot.phases.pop("slot", None)  # it was made before anybody waited for it
                 return slot
             self._spawn(self.discard(slot, 0.0))
         return None
@@ -101,6 +104,12 @@ class Slots:
         """Slots of a kind that are up."""
         stock = self._stocks.get(kind)
         return 0 if stock is None else len(stock.waiting)
+
+    def stocks(self) -> list[tuple[str, int, int]]:
+        """(runtime, slots that are up, slots that are being made) of every wanted kind."""
+        return [
+            (kind.runtime, len(stock.waiting), stock.starting) for kind, stock in self._stocks.items()
+        ]
 
     async def start(
         self,
