@@ -10,13 +10,21 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from hearth.app.build_figures import BuildFigures
 from hearth.app.feed import BuildFeed
 from hearth.core import limits
 from hearth.core.artifact import build_key
-from hearth.core.errors import HearthError, NoCapacity, PlatformError, StaleLease, StoreUnavailable
+from hearth.core.errors import (
+    HearthError,
+    NoCapacity,
+    PlatformError,
+    StaleLease,
+    StoreUnavailable,
+    source_of,
+)
 from hearth.core.launch import Toolchain
 from hearth.core.records import Failure, SandboxRow, VersionJob
 from hearth.ports.blobs import Blobs
@@ -49,6 +57,7 @@ class Workshop:
         owner: ``own_…`` of this process.
         driver: the driver's name, for the rows of sandboxes.
         runtimes: by name.
+        figures: counts builds.
     """
 
     store: BuildStore
@@ -62,6 +71,7 @@ class Workshop:
     ids: Ids
     owner: str
     driver: str
+    figures: BuildFigures = field(default_factory=BuildFigures)
 
 
 class BuildWorkers:
@@ -148,19 +158,25 @@ class BuildWorkers:
 
     async def _settled(self, job: VersionJob) -> None:
         store, version, token = self._shop.store, job.version, job.lease.token
+        clock, figures, runtime = self._shop.clock, self._shop.figures, version.config.runtime
         self._shop.feed.open(version.id)
+        began = clock.monotonic()
         try:
             try:
-                artifact, toolchain = await self._retried(job)
+                with figures.one():
+                    artifact, toolchain = await self._retried(job)
             except asyncio.CancelledError:
                 async with asyncio.timeout(5.0):
                     await store.release(version.id, token)
                 raise
             except HearthError as error:
                 self._say(job, f"failed: {error.message}", "error")
+                result = "platform_error" if source_of(error) == "platform" else "failed"
+                figures.note(runtime, result, clock.monotonic() - began)
                 await store.fail(version.id, token, failure_of(error))
             except Exception:  # a fault of ours must not take the worker along, nor be tried for ever
                 _log.exception("the build of %s failed", version.id)
+                figures.note(runtime, "platform_error", clock.monotonic() - began)
                 problem = PlatformError("something went wrong in Hearth itself", hint="its log has more")
                 await store.fail(version.id, token, failure_of(problem))
             else:
@@ -208,10 +224,13 @@ class BuildWorkers:
             cached = await shop.store.cached_artifact(key)
             if cached is not None and shop.blobs.touch("artifact", cached):
                 log("built before from the same source: taken from the cache")
+                shop.figures.note(config.runtime, "cached", 0.0)
                 return cached, exact
             sandbox = shop.ids.new("sandbox")
             order = BuildOrder(sandbox, version.source, plan, toolchain, job.function.namespace_id)
+            began = shop.clock.monotonic()
             artifact = await self._run(job, order, toolchain, log)
+            shop.figures.note(config.runtime, "succeeded", shop.clock.monotonic() - began)
             await shop.store.remember_artifact(key, artifact)
         return artifact, exact
 

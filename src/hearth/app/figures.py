@@ -18,7 +18,6 @@ from hearth.core.routing import Deployed, Route
 OUTCOMES = ("succeeded", "failed", "cancelled")
 SOURCES: tuple[Source, ...] = ("function", "request", "platform")
 STATES = tuple(state.value for state in InstanceState if state is not InstanceState.GONE)
-RESULTS = ("succeeded", "cached", "failed", "platform_error")
 
 
 @dataclass(slots=True)
@@ -71,28 +70,6 @@ class CountedLaunches:
 
     async def discard(self, slot: Slot, grace: float) -> None:
         await self._launches.discard(slot, grace)
-
-
-@dataclass(slots=True)
-class BuildFigures:
-    """Builds of this process."""
-
-    running: int = 0
-    ended: Counter[tuple[str, str]] = field(default_factory=Counter)
-    seconds: dict[str, Histogram] = field(default_factory=dict)
-
-    def note(self, runtime: str, result: str, seconds: float) -> None:
-        """A build has ended, in one of `RESULTS`; what is cached took no time worth counting."""
-        self.ended[runtime, result] += 1
-        if result != "cached":
-            self.seconds.setdefault(runtime, Histogram()).observe(seconds)
-
-    def samples(self) -> Iterator[Sample]:
-        yield Sample("hearth_builds_running", (), self.running)
-        for labels, count in self.ended.items():
-            yield Sample("hearth_builds_total", labels, count)
-        for runtime, histogram in self.seconds.items():
-            yield Sample("hearth_build_seconds", (runtime,), histogram)
 
 
 @dataclass(slots=True)
