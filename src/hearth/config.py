@@ -41,14 +41,24 @@ def client_settings(environ: Mapping[str, str]) -> ClientSettings:
     """
     base = Path(environ.get("XDG_CONFIG_HOME", ""))
     if not base.is_absolute():
-        home = environ.get("HOME")
-        base = (Path(home) if home else Path.home()) / ".config"
+        base = _home(environ) / ".config"
     return ClientSettings(
         server=environ.get("HEARTH_SERVER") or None,
         token=environ.get("HEARTH_TOKEN") or None,
         namespace=environ.get("HEARTH_NAMESPACE") or None,
         config_dir=base / "hearth",
     )
+
+
+def _home(environ: Mapping[str, str]) -> Path:
+    """HOME, else what the user database says; a user whom it doesn't know, as in many CI containers, has ``/``."""
+    home = environ.get("HOME")
+    if home:
+        return Path(home)
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("/")
 
 
 REGISTRY_VARIABLES = (
@@ -175,6 +185,16 @@ def _number(smallest: int, largest: int) -> Callable[[str], int]:
     return read
 
 
+def _at_least(read: Callable[[str], Any], smallest: Any, shown: str) -> Callable[[str], Any]:
+    def checked(text: str) -> Any:
+        value = read(text)
+        if value < smallest:
+            raise InvalidInput("it is too small", hint=f"use {shown} or more")
+        return value
+
+    return checked
+
+
 def _networks(text: str) -> tuple[str, ...]:
     names = tuple(part.strip() for part in text.split(",") if part.strip())
     for name in names:
@@ -218,6 +238,9 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "allow_unenforced": _unenforced,
     "build_workers": _number(1, 64),
     "log_level": _choice("debug", "info", "warning", "error"),
+    "log_size": _at_least(limits.parse_size, limits.LOG_SIZE_MIN, limits.format_size(limits.LOG_SIZE_MIN)),
+    "log_age": _at_least(limits.parse_duration, limits.LOG_AGE_MIN, "1h"),
+    "log_total": _at_least(limits.parse_size, limits.LOG_TOTAL_MIN, limits.format_size(limits.LOG_TOTAL_MIN)),
 }
 
 

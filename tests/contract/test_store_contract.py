@@ -84,7 +84,7 @@ async def test_sessions_rotate_and_overlap(at: Setting) -> None:
     user = await at.user()
     session = at.ids.new("session")
     expires = at.clock.now_ms() + DAY
-    await at.store.add_session(session, user.id, b"0" * 32, expires)
+    await at.store.add_session(session, user.id, b"0" * 32, expires, label="cli from 10.0.0.1")
     assert await at.store.session_live(session) == user
     assert await at.store.rotate_session(b"0" * 32, b"1" * 32, expires, 1000) == (session, user)
     assert await at.store.rotate_session(b"0" * 32, b"2" * 32, expires, 1000) == (
@@ -101,7 +101,7 @@ async def test_sessions_rotate_and_overlap(at: Setting) -> None:
 async def test_reuse_of_a_rotated_token_ends_the_session(at: Setting, old: bytes) -> None:
     user = await at.user()
     session, expires = at.ids.new("session"), at.clock.now_ms() + DAY
-    await at.store.add_session(session, user.id, b"0" * 32, expires)
+    await at.store.add_session(session, user.id, b"0" * 32, expires, label="cli from 10.0.0.1")
     for before, after in ((b"0", b"1"), (b"0", b"2"), (b"1", b"3")):
         assert await at.store.rotate_session(before * 32, after * 32, expires, 1000)
     at.clock.advance(2)
@@ -117,7 +117,9 @@ async def test_what_ends_a_session(at: Setting) -> None:
 
     async def opened(life_ms: int = DAY) -> str:
         session = at.ids.new("session")
-        await at.store.add_session(session, user.id, session.encode(), at.clock.now_ms() + life_ms)
+        await at.store.add_session(
+            session, user.id, session.encode(), at.clock.now_ms() + life_ms, label="cli from 10.0.0.1"
+        )
         assert await at.store.session_live(session) is not None
         return session
 
@@ -126,18 +128,92 @@ async def test_what_ends_a_session(at: Setting) -> None:
     expired = await opened(1000)
     at.clock.advance(1)
     new_password = await opened()
-    await at.store.set_password(user.id, "other")
+    await at.store.set_password(user.id, "other", actor=user.id)
     assert await at.store.find_user(user_id=user.id) == (user, "other")
     disabled = await opened()
-    await at.store.set_disabled(user.id, True)
-    await at.store.set_disabled(user.id, False)
+    await at.store.set_disabled(user.id, True, actor=user.id)
+    await at.store.set_disabled(user.id, False, actor=user.id)
     for session in (logged_out, expired, new_password, disabled):
         assert await at.store.session_live(session) is None
         assert await at.store.rotate_session(session.encode(), b"new", DAY, 1000) is None
     with pytest.raises(NotFound):
-        await at.store.set_password(at.ids.new("user"), "x")
+        await at.store.set_password(at.ids.new("user"), "x", actor="host")
     with pytest.raises(NotFound):
-        await at.store.set_disabled(at.ids.new("user"), True)
+        await at.store.set_disabled(at.ids.new("user"), True, actor=user.id)
+
+
+async def test_sessions_are_listed_and_ended_by_their_owner(at: Setting) -> None:
+    user, other = await at.user(), await at.user("other@example.com")
+    ids = []
+    for number in range(3):
+        ids.append(at.ids.new("session"))
+        expires = at.clock.now_ms() + (DAY if number else 1000)
+        await at.store.add_session(ids[-1], user.id, ids[-1].encode(), expires, label=f"cli {number}")
+        at.clock.advance(0.5)
+    theirs = at.ids.new("session")
+    await at.store.add_session(theirs, other.id, b"t", at.clock.now_ms() + DAY, label="")
+    assert [session.label for session in await at.store.list_sessions(user.id)] == ["cli 2", "cli 1"]
+    await at.store.rotate_session(ids[1].encode(), b"n", at.clock.now_ms() + DAY, 1000)
+    assert [session.id for session in await at.store.list_sessions(user.id)] == [ids[1], ids[2]]
+    for none_of_his in (theirs, ids[0], "ses_nothing"):
+        with pytest.raises(NotFound):
+            await at.store.revoke_sessions(user.id, session_id=none_of_his)
+    assert await at.store.revoke_sessions(user.id, session_id=ids[1]) == 1
+    assert await at.store.session_live(ids[1]) is None
+    last = at.ids.new("session")
+    await at.store.add_session(last, user.id, b"l", at.clock.now_ms() + DAY, label="")
+    assert await at.store.revoke_sessions(user.id, keep=last) == 1
+    assert [session.id for session in await at.store.list_sessions(user.id)] == [last]
+    await at.store.set_password(user.id, "new", actor=user.id, keep=last)
+    assert await at.store.session_live(last) is not None
+    await at.store.set_password(user.id, "new", actor="host")
+    assert await at.store.list_sessions(user.id) == []
+    assert len(await at.store.list_sessions(other.id)) == 1
+
+
+async def test_who_did_what_to_accounts_is_on_record(at: Setting) -> None:
+    admin = await at.user("root@example.com")
+    session, key = at.ids.new("session"), at.key(admin)
+    await at.store.add_session(session, admin.id, b"0", at.clock.now_ms() + DAY, label="cli from 10.0.0.1")
+    bob = await at.store.add_user(
+        at.ids.new("user"), at.ids.new("namespace"), "b@x.org", "h", None, first_only=False, actor=admin.id
+    )
+    await at.store.set_disabled(bob.id, True, actor=admin.id)
+    await at.store.set_password(bob.id, "h", actor="host")
+    await at.store.add_key(key, b"k")
+    await at.store.revoke_key(admin.id, key.id)
+    await at.store.note_refused_login(bob.id, "from 10.0.0.2")
+    await at.store.note_refused_login(None, "from 10.0.0.2")
+    await at.store.revoke_session(session)
+    await at.store.revoke_session("ses_nothing")
+    told = sql(at, "SELECT kind, subject, actor, json_extract(details, '$.did'), namespace_id FROM events")
+    own = admin.namespace_id
+    assert told == [
+        ("member", admin.id, admin.id, "registered", own),
+        ("login", admin.id, admin.id, "login", None),
+        ("member", bob.id, admin.id, "added", bob.namespace_id),
+        ("credential", bob.id, admin.id, "disabled", None),
+        ("credential", bob.id, "host", "password", None),
+        ("credential", key.id, admin.id, "created", own),
+        ("credential", key.id, admin.id, "revoked", own),
+        ("login", bob.id, None, "refused", None),
+        ("login", "unknown", None, "refused", None),
+        ("credential", session, admin.id, "logout", None),
+    ]
+    whole = str(sql(at, "SELECT details FROM events"))
+    assert "10.0.0.1" in whole and "10.0.0.2" in whole
+    at.clock.advance(10)
+    assert await at.store.forget_events(at.clock.now_ms() - 20_000) == 0
+    assert await at.store.forget_events(at.clock.now_ms() - 5_000) == 10
+
+
+async def test_a_key_of_the_platform_has_no_namespace(at: Setting) -> None:
+    user = await at.user()
+    scope = KeyScope(None, None, frozenset({Action.METRICS}))
+    key = at.key(user, scope=scope, namespace=None)
+    await at.store.add_key(key, b"m" * 32)
+    assert await at.store.find_key(b"m" * 32) == (key, user)
+    assert await at.store.list_keys(user.id) == [key]
 
 
 async def test_keys(at: Setting) -> None:
@@ -165,9 +241,9 @@ async def test_keys(at: Setting) -> None:
 async def test_a_disabled_users_keys_do_not_work(at: Setting) -> None:
     user = await at.user()
     await at.store.add_key(at.key(user), b"k" * 32)
-    await at.store.set_disabled(user.id, True)
+    await at.store.set_disabled(user.id, True, actor=user.id)
     assert await at.store.find_key(b"k" * 32) is None
-    await at.store.set_disabled(user.id, False)
+    await at.store.set_disabled(user.id, False, actor=user.id)
     assert await at.store.find_key(b"k" * 32) is not None
 
 

@@ -18,6 +18,7 @@ from hearth.api.app import create_app
 from hearth.api.deps import ApiDeps
 from hearth.app.auth import Auth, RegistrationRule
 from hearth.app.keys import Keys
+from hearth.app.sessions import Sessions
 from hearth.app.users import Users
 from hearth.bus.local import BusServer
 from hearth.core.settings import Settings
@@ -75,6 +76,7 @@ async def running(
         version="0.1.0",
         auth=Auth(store, passwords, mint, clock, ids, rule),
         keys=Keys(store, store, mint, clock, ids),
+        sessions=Sessions(store),
         users=Users(store, passwords, ids),
         identifier=verifier,
         functions=store,

@@ -29,6 +29,7 @@ from hearth.api.app import create_app
 from hearth.api.deps import ApiDeps
 from hearth.app.auth import Auth, RegistrationRule
 from hearth.app.keys import Keys
+from hearth.app.sessions import Sessions
 from hearth.app.users import Users
 from hearth.bootstrap.child import RandomIds, SystemClock
 from hearth.bus.local import BusServer
@@ -151,6 +152,7 @@ async def _serve(
         version="0",
         auth=Auth(store, passwords, mint, clock, ids, RegistrationRule(open=True)),
         keys=Keys(store, store, mint, clock, ids),
+        sessions=Sessions(store),
         users=Users(store, passwords, ids),
         identifier=verifier,
         functions=store,

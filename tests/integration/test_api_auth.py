@@ -12,10 +12,22 @@ import pytest
 from hearth.app.auth import RegistrationRule, reset_password
 from hearth.core.errors import NotFound
 from hearth.core.function import FunctionConfig
+from hearth.core.permissions import Action, Decision, Resource, decide
 from hearth.store.rows import emit
 from hearth.store.tables import members
 from hearth.store.writer import Tx
-from hearth.wire.models import ErrorAnswer, KeyItem, Page, ServerInfo, Session, Tokens, UserItem, Who
+from hearth.wire.models import (
+    CreatedKey,
+    ErrorAnswer,
+    KeyItem,
+    Page,
+    ServerInfo,
+    Session,
+    SessionItem,
+    Tokens,
+    UserItem,
+    Who,
+)
 
 from .api_server import PASSWORD, Running, bearer, running
 
@@ -123,7 +135,7 @@ async def test_unknown_user_and_wrong_password_are_one_answer(api: Running) -> N
     admin = await api.register("off@example.com")
     assert admin
     [user] = [u for u in await api.store.list_users(None, 9) if u.email == "off@example.com"]
-    await api.store.set_disabled(user.id, True)
+    await api.store.set_disabled(user.id, True, actor=user.id)
     answers = [
         await login(api, "wrong password"),
         await login(api, email="nobody@example.com"),
@@ -195,8 +207,9 @@ async def test_access_tokens_expire(api: Running) -> None:
     assert (await api.client.get("/api/v1/auth/whoami", headers=auth)).status_code == 401
 
 
-async def test_password_change_ends_every_session(api: Running) -> None:
+async def test_password_change_ends_every_other_session(api: Running) -> None:
     auth = await api.register()
+    other = bearer((await login(api)).json()["tokens"]["access_token"])
     url = "/api/v1/auth/password"
     assert (
         code(await api.client.post(url, json={"old": "wrong", "new": "seven new red hats"}, headers=auth))[0]
@@ -205,7 +218,8 @@ async def test_password_change_ends_every_session(api: Running) -> None:
     assert code(await api.client.post(url, json={"old": PASSWORD, "new": "short"}, headers=auth))[0] == 400
     done = await api.client.post(url, json={"old": PASSWORD, "new": "seven new red hats"}, headers=auth)
     assert done.status_code == 204
-    assert (await api.client.get("/api/v1/auth/whoami", headers=auth)).status_code == 401
+    assert (await api.client.get("/api/v1/auth/whoami", headers=auth)).status_code == 200
+    assert (await api.client.get("/api/v1/auth/whoami", headers=other)).status_code == 401
     assert (await login(api)).status_code == 401
     assert (await login(api, "seven new red hats")).status_code == 200
 
@@ -230,13 +244,18 @@ async def test_keys(api: Running) -> None:
     assert Page[KeyItem].model_validate_json(listed).items == [key] and secret.encode() not in listed
     for headers in (bearer(secret), {"X-Hearth-Key": secret}):
         who = Who.model_validate_json((await api.client.get("/api/v1/auth/whoami", headers=headers)).content)
-        assert (who.key, who.email) == (key.id, "jo@example.com")
-    # a key makes no keys, lists none, changes no password, adds no users
+        assert who.key is not None and who.email == "jo@example.com"
+        assert who.key.model_copy(update={"last_used_at": None}) == key
+        assert [m.namespace for m in who.memberships] == ["jo-fn"] and not who.administrator
+    # a key makes no keys, lists none, changes no password, ends no session, adds no users
     for method, url, asked in (
         ("POST", "/api/v1/keys", body),
         ("GET", "/api/v1/keys", None),
         ("DELETE", f"/api/v1/keys/{key.id}", None),
         ("POST", "/api/v1/auth/password", {"old": PASSWORD, "new": "seven new red hats"}),
+        ("GET", "/api/v1/sessions", None),
+        ("POST", "/api/v1/sessions/end-others", None),
+        ("DELETE", "/api/v1/sessions/ses_x", None),
         ("GET", "/api/v1/users", None),
     ):
         assert code(await api.client.request(method, url, json=asked, headers=bearer(secret)))[0] == 403
@@ -280,6 +299,49 @@ async def test_keys_reach_no_further_than_their_maker(api: Running) -> None:
         {"expires_in": 1},
     ):
         assert code(await make(ada, namespace="ada-space", **wrong)) == (400, "invalid_input")
+
+
+async def test_a_key_for_metrics_is_the_administrators_and_of_no_namespace(api: Running) -> None:
+    admin, ada = await api.register(), await api.register("ada@example.com")
+    body = {"name": "prometheus", "actions": ["metrics"]}
+    assert code(await post(api, "/api/v1/keys", body, ada)) == (403, "forbidden")
+    for more in ({"namespace": "jo-fn"}, {"actions": ["metrics", "deploy"]}, {"function": "x"}):
+        assert code(await post(api, "/api/v1/keys", body | more, admin)) == (400, "invalid_input")
+    assert code(await post(api, "/api/v1/keys", {"name": "x"}, admin)) == (400, "invalid_input")
+    made = CreatedKey.model_validate_json((await post(api, "/api/v1/keys", body, admin)).content)
+    assert (made.namespace, made.function, made.actions) == (None, None, ["metrics"])
+    auth = bearer(made.secret)
+    who = Who.model_validate_json((await api.client.get("/api/v1/auth/whoami", headers=auth)).content)
+    assert who.key is not None and who.key.actions == ["metrics"] and who.memberships == []
+    principal = await api.verifier.resolve(made.secret.encode())
+    assert decide(principal, Action.METRICS, Resource()) is Decision.ALLOW
+
+
+async def test_sessions_are_listed_and_ended(api: Running) -> None:
+    auth = await api.register()
+    other = (await login(api, address="192.0.2.7")).json()["tokens"]
+    api.clock.advance(1)
+    assert (
+        await api.client.post("/api/v1/auth/refresh", json={"refresh_token": other["refresh_token"]})
+    ).status_code == 200
+    seen = Page[SessionItem].model_validate_json(
+        (await api.client.get("/api/v1/sessions", headers=auth)).content
+    )
+    assert [item.current for item in seen.items] == [False, True]
+    assert seen.items[0].label.startswith("python-httpx/") and seen.items[0].label.endswith("from 192.0.2.7")
+    assert seen.items[0].last_used_at == seen.items[0].created_at + 1000
+    stranger = await api.register("ada@example.com")
+    url = f"/api/v1/sessions/{seen.items[0].id}"
+    assert code(await api.client.delete(url, headers=stranger)) == (404, "not_found")
+    assert (await api.client.delete(url, headers=auth)).status_code == 204
+    assert code(await api.client.delete(url, headers=auth)) == (404, "not_found")
+    taken = bearer(other["access_token"])
+    assert (await api.client.get("/api/v1/auth/whoami", headers=taken)).status_code == 401
+    await login(api)
+    await login(api)
+    ended = await api.client.post("/api/v1/sessions/end-others", headers=auth)
+    assert ended.json() == {"ended": 2}
+    assert (await api.client.get("/api/v1/auth/whoami", headers=auth)).status_code == 200
 
 
 async def test_a_viewer_makes_no_key_that_deploys(api: Running) -> None:

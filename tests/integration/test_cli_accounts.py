@@ -132,7 +132,12 @@ def test_keys(hearth: Program) -> None:
     shown = hearth("keys", "list").stdout
     assert made["id"] in shown and made["secret"] not in shown and "never" in shown
     who = json.loads(hearth("whoami", "--json", HEARTH_TOKEN=made["secret"]).stdout)
-    assert who["key"] == made["id"]
+    assert who["key"]["id"] == made["id"] and who["current_namespace"] == "fay"
+    shown = hearth("whoami", HEARTH_TOKEN=made["secret"]).stdout.splitlines()
+    assert [line.split(maxsplit=1)[0] for line in shown] == [
+        "made", "key", "may", "expires", "namespace", "server",
+    ]  # fmt: skip
+    assert f"ci ({made['id']})" in shown[1] and shown[2].endswith("deploy in fay") and "20" in shown[3]
     hearth("keys", "revoke", made["id"])
     hearth.until(3, "whoami", HEARTH_TOKEN=made["secret"])
     hearth("keys", "revoke", "key_nothing", code=4)
@@ -140,6 +145,38 @@ def test_keys(hearth: Program) -> None:
     hearth("keys", "create", "--name", "x", "--allow", "everything", code=2)
     hearth("keys", "create", "--name", "x", "--function", "nothing", code=4)
     assert "HEARTH_TOKEN is not an API key" in hearth("whoami", code=2, HEARTH_TOKEN="a b").stderr
+
+
+def test_sessions(hearth: Program, platform: Platform) -> None:
+    hearth.register("liz@example.com")
+    elsewhere = Program(platform.url, hearth.folder)
+    elsewhere("login", "--email", "liz@example.com", "--password-stdin", stdin=PASSWORD)
+    first, second = json.loads(hearth("sessions", "list", "--json").stdout)
+    assert (first["current"], second["current"]) != (second["current"], first["current"])
+    other = first if second["current"] else second
+    shown = hearth("sessions", "list").stdout
+    assert other["id"] in shown and "this one" in shown and "hearth/" in shown
+    hearth("sessions", "revoke", code=2)
+    hearth("sessions", "revoke", other["id"], "--others", code=2)
+    assert hearth("sessions", "revoke", other["id"]).stdout == f"Ended {other['id']}.\n"
+    assert "list them with" in hearth("sessions", "revoke", other["id"], code=4).stderr
+    elsewhere.until(3, "whoami")
+    elsewhere("login", "--email", "liz@example.com", "--password-stdin", stdin=PASSWORD)
+    assert hearth("sessions", "revoke", "--others").stdout == "Ended 1 other login.\n"
+    elsewhere.until(3, "whoami")
+    hearth("whoami")
+
+
+def test_a_key_for_metrics(hearth: Program) -> None:
+    hearth.register("max@example.com")
+    make = ("keys", "create", "--name", "prometheus", "--allow", "metrics")
+    assert "hint: the platform's administrator may" in hearth(*make, code=1).stderr
+    hearth("login", "--email", "root@example.com", "--password-stdin", stdin=PASSWORD)
+    secret = hearth(*make, "--secret-only").stdout.strip()
+    assert "metrics in the platform" in hearth("whoami", HEARTH_TOKEN=secret).stdout
+    assert "of no namespace" in hearth("list", HEARTH_TOKEN=secret, code=2).stderr
+    assert "does nothing else" in hearth(*make, "--allow", "deploy", code=2).stderr
+    hearth("use", HEARTH_TOKEN=secret)
 
 
 def test_users_are_the_administrators_business(hearth: Program) -> None:

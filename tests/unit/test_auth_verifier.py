@@ -50,7 +50,7 @@ class Door:
     async def session(self) -> bytes:
         session = self.at.ids.new("session")
         expires = self.at.clock.now_ms() + 86_400_000
-        await self.at.store.add_session(session, self.user.id, session.encode(), expires)
+        await self.at.store.add_session(session, self.user.id, session.encode(), expires, label="cli")
         return MINT.access(self.user.id, session, self.at.clock.now_ms())[0].encode()
 
     async def key(self, expires_ms: int | None = None) -> tuple[ApiKey, bytes]:
@@ -121,9 +121,9 @@ async def test_what_ends_a_credential_ends_it_in_memory(door: Door, what: str) -
     if what == "revoked":
         await store.revoke_key(door.user.id, key.id)
     elif what == "disabled":
-        await store.set_disabled(door.user.id, True)
+        await store.set_disabled(door.user.id, True, actor="host")
     elif what == "password":
-        await store.set_password(door.user.id, "new")
+        await store.set_password(door.user.id, "new", actor="host")
     else:
         await store._db.write(lambda tx: emit(tx, "member", door.user.id))
     assert isinstance(door.verifier.cached(token), Principal)  # the hint is under way
@@ -149,7 +149,7 @@ async def test_a_lost_hint_is_repaired_by_the_timer() -> None:
         door = Door(at, bus, verifier, user)
         token = await door.session()
         await verifier.resolve(token)
-        await at.store.set_disabled(user.id, True)
+        await at.store.set_disabled(user.id, True, actor=user.id)
         async with asyncio.timeout(10):
             while verifier.cached(token) is not Unknown.UNKNOWN:
                 await asyncio.sleep(0.005)
@@ -158,10 +158,10 @@ async def test_a_lost_hint_is_repaired_by_the_timer() -> None:
 
 async def test_who_was_disabled_can_be_enabled_again(door: Door) -> None:
     _, token = await door.key()
-    await door.at.store.set_disabled(door.user.id, True)
+    await door.at.store.set_disabled(door.user.id, True, actor="host")
     with pytest.raises(Unauthenticated):
         await door.verifier.resolve(token)
-    await door.at.store.set_disabled(door.user.id, False)
+    await door.at.store.set_disabled(door.user.id, False, actor="host")
     door.bus.hint()
     assert await door.verifier.resolve(token)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from fastapi import APIRouter, FastAPI
 
-from hearth.api import auth, errors, keys, server, users
+from hearth.api import auth, errors, keys, server, sessions, users
 from hearth.api.deps import ApiDeps
 from hearth.api.middleware import BodyLimit, RequestIds
 from hearth.wire.models import ErrorAnswer
@@ -30,7 +30,7 @@ def create_app(deps: ApiDeps, routers: Sequence[APIRouter] = ()) -> FastAPI:
     )
     app.state.deps = deps
     errors.install(app)
-    for router in (auth.router, keys.router, users.router, server.router, *routers):
+    for router in (auth.router, keys.router, sessions.router, users.router, server.router, *routers):
         app.include_router(router)
     app.add_middleware(BodyLimit)
     app.add_middleware(RequestIds)

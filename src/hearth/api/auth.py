@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from hearth.api.deps import ClientAddress, CurrentIdentity, CurrentPrincipal, Deps, credential_of
+from hearth.api.deps import ClientAddress, ClientOrigin, CurrentIdentity, Deps, credential_of
+from hearth.api.keys import item_of as key_item
 from hearth.app.auth import Issued, Profile
 from hearth.core.errors import Unauthenticated
-from hearth.ports.accounts import Identity
 from hearth.wire.models import ChangePassword, Login, Logout, Member, Refresh, Register, Session, Tokens, Who
 
 router = APIRouter(prefix="/api/v1/auth", tags=["account"])
@@ -17,32 +17,32 @@ def tokens_of(issued: Issued) -> Tokens:
     return Tokens(access_token=issued.access, refresh_token=issued.refresh, expires_in=issued.expires_in)
 
 
-def who_of(profile: Profile, identity: Identity | None = None) -> Who:
-    """A profile on the wire; the key's id with it when a key asks."""
-    user, principal = profile.user, None if identity is None else identity.principal
+def who_of(profile: Profile) -> Who:
+    """A profile on the wire."""
+    user = profile.user
     return Who(
         user_id=user.id,
         email=user.email,
         namespace=user.namespace,
         administrator=user.administrator,
         memberships=[Member(namespace=m.namespace, role=m.role.value) for m in profile.memberships],
-        key=principal.id if principal is not None and principal.key is not None else None,
+        key=None if profile.key is None else key_item(profile.key),
     )
 
 
 @router.post("/register", status_code=201)
-async def register(body: Register, deps: Deps, address: ClientAddress) -> Session:
+async def register(body: Register, deps: Deps, origin: ClientOrigin) -> Session:
     """Make an account, and log it in. The first one administers the platform."""
     profile, issued = await deps.auth.register(
-        body.email, body.password, body.namespace, body.setup_token, address
+        body.email, body.password, body.namespace, body.setup_token, origin
     )
     return Session(user=who_of(profile), tokens=tokens_of(issued))
 
 
 @router.post("/login")
-async def login(body: Login, deps: Deps, address: ClientAddress) -> Session:
+async def login(body: Login, deps: Deps, origin: ClientOrigin) -> Session:
     """Open a session."""
-    profile, issued = await deps.auth.login(body.email, body.password, address)
+    profile, issued = await deps.auth.login(body.email, body.password, origin)
     return Session(user=who_of(profile), tokens=tokens_of(issued))
 
 
@@ -68,13 +68,13 @@ async def logout(body: Logout, request: Request, deps: Deps) -> Response:
 @router.get("/whoami")
 async def whoami(identity: CurrentIdentity, deps: Deps) -> Who:
     """Who the credential belongs to."""
-    return who_of(await deps.auth.whoami(identity), identity)
+    return who_of(await deps.auth.whoami(identity))
 
 
 @router.post("/password", status_code=204)
 async def change_password(
-    body: ChangePassword, principal: CurrentPrincipal, deps: Deps, address: ClientAddress
+    body: ChangePassword, identity: CurrentIdentity, deps: Deps, address: ClientAddress
 ) -> Response:
-    """Set a new password. Every session ends, this one too."""
-    await deps.auth.change_password(principal, body.old, body.new, address)
+    """Set a new password. Every other session ends."""
+    await deps.auth.change_password(identity, body.old, body.new, address)
     return Response(status_code=204)

@@ -9,6 +9,8 @@ from fastapi import Depends, Query, Request
 
 from hearth.app.auth import Auth
 from hearth.app.keys import Keys
+from hearth.app.logins import Origin
+from hearth.app.sessions import Sessions
 from hearth.app.users import Users
 from hearth.core.errors import Unauthenticated
 from hearth.core.permissions import Principal
@@ -26,6 +28,7 @@ class ApiDeps:
     version: str
     auth: Auth
     keys: Keys
+    sessions: Sessions
     users: Users
     identifier: Identifier
     functions: FunctionStore
@@ -72,9 +75,15 @@ def client_address(request: Request) -> str:
     return forwarded.rpartition(",")[2].strip()[:64] or "local"
 
 
+def client_origin(request: Request) -> Origin:
+    """Where a log-in comes from: the address as `client_address` has it, and the program."""
+    return Origin(client_address(request), request.headers.get("user-agent", ""))
+
+
 Deps = Annotated[ApiDeps, Depends(deps_of)]
 CurrentIdentity = Annotated[Identity, Depends(current_identity)]
 CurrentPrincipal = Annotated[Principal, Depends(current_principal)]
 ClientAddress = Annotated[str, Depends(client_address)]
+ClientOrigin = Annotated[Origin, Depends(client_origin)]
 After = Annotated[str | None, Query(max_length=64, description="the `next` of the page before")]
 Limit = Annotated[int, Query(ge=1, le=500, description="how many at most")]

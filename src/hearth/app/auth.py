@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from hearth.app.logins import account_subject, address_subject, slow_down
+from hearth.app.logins import Origin, account_subject, address_subject, slow_down
 from hearth.core.errors import Conflict, Forbidden, NotFound, RegistrationClosed, Unauthenticated
 from hearth.core.limits import REFRESH_OVERLAP, REFRESH_TOKEN_TTL
 from hearth.core.names import check_email, check_namespace
 from hearth.core.permissions import Action, Decision, Principal, Resource, decide
-from hearth.core.records import Membership, User
+from hearth.core.records import ApiKey, Membership, User
 from hearth.ports.accounts import Identity, Passwords, Tokens
 from hearth.ports.clock import Clock, Ids
 from hearth.ports.store import AccountStore
@@ -27,10 +27,11 @@ class Issued:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A user as he sees himself."""
+    """A user as he sees himself; with the key that asks, where one does."""
 
     user: User
     memberships: tuple[Membership, ...]
+    key: ApiKey | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,13 @@ class RegistrationRule:
 
     open: bool
     setup_token: str | None = None
+
+
+_FURTHER = "ask an owner of it, or use a credential that reaches further"
+_HINTS = {
+    Action.ADMINISTER: "only the platform's administrator may",
+    Action.METRICS: "the platform's administrator may, and a key that he makes: hearth keys create --allow metrics",
+}
 
 
 def require(principal: Principal | None, action: Action, resource: Resource, what: str) -> None:
@@ -57,12 +65,8 @@ def require(principal: Principal | None, action: Action, resource: Resource, wha
         raise NotFound(f"there is no {what}", hint="look at its spelling, and at who you are: hearth whoami")
     if decision is Decision.CHALLENGE:
         raise Unauthenticated("a credential is needed", hint="log in: hearth login")
-    raise Forbidden(
-        f"you may not {action.value} {what}",
-        hint="only the platform's administrator may"
-        if action is Action.ADMINISTER
-        else "ask an owner of it, or use a credential that reaches further",
-    )
+    verb = "read" if action is Action.METRICS else action.value
+    raise Forbidden(f"you may not {verb} {what}", hint=_HINTS.get(action, _FURTHER))
 
 
 def require_person(principal: Principal, what: str) -> None:
@@ -102,14 +106,14 @@ class Auth:
         return await self._store.count_users() > 0
 
     async def register(
-        self, email: str, password: str, namespace: str | None, setup_token: str | None, address: str
+        self, email: str, password: str, namespace: str | None, setup_token: str | None, origin: Origin
     ) -> tuple[Profile, Issued]:
         """Make an account and log it in. The first one becomes the administrator.
 
         Args:
             namespace: the name of his own namespace; None makes it from the e-mail.
             setup_token: what `hearth up` printed, where the first registration needs it.
-            address: where the request came from, for the slow-down.
+            origin: where the request came from.
 
         Raises:
             RegistrationClosed, InvalidInput, InvalidName, Conflict (e-mail or namespace taken), RateLimited.
@@ -120,7 +124,7 @@ class Auth:
         first = not await self.has_users()
         self._may_register(first, setup_token)
         self._passwords.check(password, email)
-        subjects = [address_subject(address)]
+        subjects = [address_subject(origin.address)]
         if wait := await self._store.login_delay(subjects):
             raise slow_down(wait)
         password_hash = await self._passwords.hash(password)
@@ -136,7 +140,7 @@ class Auth:
         except Conflict:
             await self._store.note_login(subjects, False)  # else this is a free way to ask who has an account
             raise
-        return await self._profile(user), await self._open_session(user)
+        return await self._profile(user), await self._open_session(user, origin)
 
     def _may_register(self, first: bool, setup_token: str | None) -> None:
         expected = self.registration.setup_token
@@ -154,7 +158,7 @@ class Auth:
                 hint="ask its administrator for an account: hearth users add",
             )
 
-    async def login(self, email: str, password: str, address: str) -> tuple[Profile, Issued]:
+    async def login(self, email: str, password: str, origin: Origin) -> tuple[Profile, Issued]:
         """Open a session.
 
         Raises:
@@ -162,18 +166,19 @@ class Auth:
             RateLimited: too many failures for this account or from this address. InvalidInput: no e-mail at all.
         """
         email = check_email(email)
-        subjects = [account_subject(email), address_subject(address)]
+        subjects = [account_subject(email), address_subject(origin.address)]
         if wait := await self._store.begin_login(subjects):
             raise slow_down(wait)
         found = await self._store.find_user(email=email)
         user, password_hash = found if found is not None else (None, None)
         right = await self._passwords.verify(password_hash, password)
         if user is None or not right or user.disabled:
+            await self._store.note_refused_login(None if user is None else user.id, origin.label)
             raise Unauthenticated(
                 "wrong e-mail or password", hint="a lost password is reset on the server's host"
             )
         await self._store.note_login(subjects, True)
-        return await self._profile(user), await self._open_session(user)
+        return await self._profile(user), await self._open_session(user, origin)
 
     async def refresh(self, refresh_token: str) -> Issued:
         """Trade a refresh token for a new pair. Raises Unauthenticated."""
@@ -204,10 +209,21 @@ class Auth:
         found = await self._store.find_user(user_id=identity.principal.user_id)
         if found is None:
             raise Unauthenticated("the account is gone", hint="log in again: hearth login")
-        return await self._profile(found[0])
+        principal = identity.principal
+        if principal.key is None:
+            return await self._profile(found[0])
+        keys = await self._store.list_keys(principal.user_id)
+        key = next((key for key in keys if key.id == principal.id), None)
+        if key is None:  # revoked a moment ago
+            raise Unauthenticated("the key is revoked", hint="use another key")
+        whole = await self._profile(found[0], key)
+        # Who finds a key learns what it reaches, not what else its maker does.
+        reached = tuple(m for m in whole.memberships if m.namespace_id == key.scope.namespace_id)
+        return replace(whole, user=replace(whole.user, administrator=False), memberships=reached)
 
-    async def change_password(self, principal: Principal, old: str, new: str, address: str) -> None:
-        """Set a new password; all sessions end. Raises Unauthenticated (old one wrong), InvalidInput, RateLimited."""
+    async def change_password(self, identity: Identity, old: str, new: str, address: str) -> None:
+        """Set a new password; every other session ends. Raises Forbidden (old one wrong, a key asks), InvalidInput, RateLimited."""
+        principal = identity.principal
         require_person(principal, "change a password")
         found = await self._store.find_user(user_id=principal.user_id)
         if found is None:
@@ -220,17 +236,19 @@ class Auth:
         if not await self._passwords.verify(password_hash, old):
             raise Forbidden("the old password is wrong", hint="a lost password is reset on the server's host")
         await self._store.note_login(subjects, True)
-        await self._store.set_password(user.id, await self._passwords.hash(new))
+        hashed = await self._passwords.hash(new)
+        await self._store.set_password(user.id, hashed, actor=user.id, keep=identity.session_id)
 
-    async def _open_session(self, user: User) -> Issued:
+    async def _open_session(self, user: User, origin: Origin) -> Issued:
         token, token_hash = self._tokens.refresh()
         session_id, now = self._ids.new("session"), self._clock.now_ms()
-        await self._store.add_session(session_id, user.id, token_hash, now + int(REFRESH_TOKEN_TTL * 1000))
+        expires = now + int(REFRESH_TOKEN_TTL * 1000)
+        await self._store.add_session(session_id, user.id, token_hash, expires, label=origin.label)
         access, seconds = self._tokens.access(user.id, session_id, now)
         return Issued(access, token, seconds)
 
-    async def _profile(self, user: User) -> Profile:
-        return Profile(user, tuple(await self._store.memberships(user.id)))
+    async def _profile(self, user: User, key: ApiKey | None = None) -> Profile:
+        return Profile(user, tuple(await self._store.memberships(user.id)), key)
 
 
 async def reset_password(store: AccountStore, passwords: Passwords, email: str, new: str) -> User:
@@ -244,5 +262,5 @@ async def reset_password(store: AccountStore, passwords: Passwords, email: str, 
     if found is None:
         raise NotFound(f"nobody is registered as {email}", hint="list accounts with: hearth users list")
     passwords.check(new, email)
-    await store.set_password(found[0].id, await passwords.hash(new))
+    await store.set_password(found[0].id, await passwords.hash(new), actor="host")
     return found[0]

@@ -14,7 +14,7 @@ from hearth.ports.accounts import Tokens
 from hearth.ports.clock import Clock, Ids
 from hearth.ports.store import AccountStore, FunctionStore
 
-_ACTIONS = {"invoke": Action.INVOKE, "deploy": Action.DEPLOY}
+_ACTIONS = {"invoke": Action.INVOKE, "deploy": Action.DEPLOY, "metrics": Action.METRICS}
 _PREFIX = 9  # characters of a key that are kept to recognise it by: hk_ and six more (36 of 256 bits)
 
 
@@ -35,7 +35,7 @@ class Keys:
         principal: Principal,
         *,
         name: str,
-        namespace: str,
+        namespace: str | None,
         function: str | None,
         actions: Sequence[str],
         expires_in: int | None,
@@ -43,8 +43,8 @@ class Keys:
         """Make a key; returns it and its secret, which is shown this once.
 
         Args:
-            namespace: what it reaches; with `function` that one alone.
-            actions: ``invoke``, ``deploy``.
+            namespace: what it reaches; with `function` that one alone. None for ``metrics``.
+            actions: ``invoke``, ``deploy``; or ``metrics`` alone, which is the platform's.
             expires_in: seconds; None never.
 
         Raises:
@@ -78,8 +78,18 @@ class Keys:
         return key, secret
 
     async def _scope(
-        self, principal: Principal, namespace: str, function: str | None, actions: frozenset[Action]
+        self, principal: Principal, namespace: str | None, function: str | None, actions: frozenset[Action]
     ) -> KeyScope:
+        if Action.METRICS in actions:
+            if len(actions) > 1 or namespace is not None or function is not None:
+                raise InvalidInput(
+                    "a key for metrics is the platform's, and does nothing else",
+                    hint="give it no namespace and no function; make another key for the rest",
+                )
+            require(principal, Action.METRICS, Resource(), "the platform's metrics")
+            return KeyScope(None, None, actions)
+        if namespace is None:
+            raise InvalidInput("the key's namespace is missing", hint="say which one it is to reach")
         what = f"namespace {check_namespace(namespace)!r}"
         namespace_id = await self._functions.find_namespace(namespace)
         require(principal, Action.READ, Resource(namespace_id or "none"), what)
@@ -113,7 +123,7 @@ def _check_actions(actions: Sequence[str]) -> frozenset[Action]:
     unknown = [action for action in actions if action not in _ACTIONS]
     if unknown or not actions:
         what = f"{unknown[0][:32]!a} is nothing a key can do" if unknown else "a key must be for something"
-        raise InvalidInput(what, hint="invoke, deploy, or both")
+        raise InvalidInput(what, hint="invoke, deploy or both; or metrics alone")
     return frozenset(_ACTIONS[action] for action in actions)
 
 

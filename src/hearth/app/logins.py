@@ -1,10 +1,30 @@
-"""How failed log-ins are counted: by account and by address, so that neither many passwords nor many accounts come cheap."""
+"""Where log-ins come from, and how failed ones are counted: by account and by address, so that neither many passwords nor many accounts come cheap."""
 
 from __future__ import annotations
 
 import ipaddress
+from dataclasses import dataclass
 
 from hearth.core.errors import RateLimited
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a log-in comes from.
+
+    Args:
+        address: the caller's, for the slow-down and the record.
+        agent: the program, as it names itself.
+    """
+
+    address: str
+    agent: str = ""
+
+    @property
+    def label(self) -> str:
+        """Both in at most 64 printable characters, for `sessions list`."""
+        agent = "".join(char for char in self.agent.split(" ")[0] if char.isprintable())
+        return f"{agent[:24]} from {self.address}"[:64] if agent else f"from {self.address}"[:64]
 
 
 def account_subject(email: str) -> str:

@@ -35,6 +35,7 @@ class Users:
             await self._passwords.hash(password),
             namespace,
             first_only=False,
+            actor=principal.user_id,
         )
 
     async def list(self, principal: Principal, after: str | None, limit: int) -> list[User]:
@@ -47,12 +48,12 @@ class Users:
         user = await self._find(principal, id_or_email)
         if user.id == principal.user_id:  # so that there is always one administrator left
             raise Conflict("you can't disable yourself", hint="let another administrator do it")
-        await self._store.set_disabled(user.id, True)
+        await self._store.set_disabled(user.id, True, actor=principal.user_id)
 
     async def enable(self, principal: Principal, id_or_email: str) -> None:
         """Let him log in again; keys that he made work again. Raises Forbidden, NotFound."""
         user = await self._find(principal, id_or_email)
-        await self._store.set_disabled(user.id, False)
+        await self._store.set_disabled(user.id, False, actor=principal.user_id)
 
     async def _find(self, principal: Principal, id_or_email: str) -> User:
         require(principal, Action.ADMINISTER, Resource(), "users")

@@ -26,6 +26,7 @@ from hearth.app.feed import BuildFeed
 from hearth.app.functions import FunctionViews
 from hearth.app.keys import Keys
 from hearth.app.retention import Retention
+from hearth.app.sessions import Sessions
 from hearth.app.users import Users
 from hearth.blobs.local import LocalBlobs
 from hearth.bootstrap import child
@@ -93,6 +94,7 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
                 RegistrationRule(settings.registration == "open", context.extra["setup_token"]),
             ),
             keys=Keys(store, store, mint, clock, ids),
+            sessions=Sessions(store),
             users=Users(store, passwords, ids),
             identifier=verifier,
             functions=store,

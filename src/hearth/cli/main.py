@@ -26,6 +26,7 @@ COMMANDS = {
     "whoami": "accounts:whoami",
     "use": "accounts:use",
     "password": "password:password",
+    "sessions": "sessions:sessions",
     "keys": "keys:keys",
     "users": "users:users",
     "create-function": "create:create_function",

@@ -51,25 +51,36 @@ class Client:
 
     def logout(self) -> HearthError | None:
         """End the session and forget its tokens. Forgets them also when the server can't be told: returns why."""
-        login = self.connection.login()
-        if login is None:
+        if self.connection.login() is None:
             return None
         refused: HearthError | None = None
-        body = models.Logout(refresh_token=login.refresh_token).model_dump_json().encode()
-        try:
-            self.connection.request("POST", "/api/v1/auth/logout", body=body, anonymous=True)
-        except HearthError as error:
-            refused = error
-        self.connection.forget_login()
+        with self.connection.ending_login() as login:
+            if login is not None:
+                body = models.Logout(refresh_token=login.refresh_token).model_dump_json().encode()
+                try:
+                    self.connection.request("POST", "/api/v1/auth/logout", body=body, anonymous=True)
+                except HearthError as error:
+                    refused = error
         return refused
 
     def whoami(self) -> models.Who:
         return self._get(models.Who, "/api/v1/auth/whoami")
 
     def change_password(self, old: str, new: str) -> None:
-        """Set one's own password. The server then ends every session, this one too: log in again."""
+        """Set one's own password. The server then ends every other session."""
         body = models.ChangePassword(old=old, new=new).model_dump_json().encode()
         self.connection.request("POST", "/api/v1/auth/password", body=body)
+
+    def sessions(self) -> Iterator[models.SessionItem]:
+        return self._pages(models.SessionItem, "/api/v1/sessions")
+
+    def end_session(self, session_id: str) -> None:
+        self.connection.request("DELETE", f"/api/v1/sessions/{quote(session_id, safe='')}")
+
+    def end_other_sessions(self) -> int:
+        """End every login but this one; returns how many."""
+        answer = self.connection.request("POST", "/api/v1/sessions/end-others", body=b"")
+        return parse(models.EndedSessions, answer).ended
 
     def server(self) -> models.ServerInfo:
         """What the server says of itself to anybody."""

@@ -48,6 +48,7 @@ class Connection:
         self.api_key = api_key
         self.credentials = credentials
         self._now = now
+        self._email: str | None = None  # whose login this command began with
         self.http = Http(server)
 
     def __enter__(self) -> Self:
@@ -88,10 +89,18 @@ class Connection:
                 saved = saved.with_login(self.server, dataclasses.replace(login, use=namespace))
             self.credentials.write(saved)
 
-    def forget_login(self) -> None:
-        """Drop this server's entry from the token file."""
+    @contextlib.contextmanager
+    def ending_login(self) -> Iterator[Login | None]:
+        """This server's entry, as it stands now; dropped from the token file afterwards, whatever happens meanwhile.
+
+        Nobody renews or replaces it until then, so what is ended on the server is what is forgotten here.
+        """
         with self.credentials.locked():
-            self.credentials.write(self.credentials.read().without_login(self.server))
+            saved = self.credentials.read()
+            try:
+                yield saved.logins.get(self.server)
+            finally:
+                self.credentials.write(saved.without_login(self.server))
 
     def bearer(self) -> str | None:
         """A credential that should be good for the next seconds, or None when there is none.
@@ -104,6 +113,7 @@ class Connection:
         login = self.login()
         if login is None:
             return None
+        self._email = login.email
         if login.expires_at - self._now() < _REFRESH_BEFORE:
             return self.renew(login.access_token)
         return login.access_token
@@ -122,6 +132,11 @@ class Connection:
             login = saved.logins.get(self.server)
             if login is None:
                 raise Unauthenticated("you are not logged in", hint=NOT_LOGGED_IN)
+            if self._email is not None and login.email != self._email:
+                raise Unauthenticated(
+                    f"{login.email} has logged in here meanwhile",
+                    hint="run the command again, as whom you mean",
+                )
             if login.access_token != stale:
                 return login.access_token
             body = models.Refresh(refresh_token=login.refresh_token).model_dump_json().encode()

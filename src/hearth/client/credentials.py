@@ -65,9 +65,10 @@ class CredentialsFile:
         """
         try:
             with self.path.open("rb") as file:
-                # Somebody may have copied it about: what holds tokens is tightened, not trusted.
+                # Somebody may have copied it about: what holds tokens is tightened, where it is ours to tighten.
                 if os.fstat(file.fileno()).st_mode & 0o077:
-                    os.fchmod(file.fileno(), 0o600)
+                    with contextlib.suppress(OSError):
+                        os.fchmod(file.fileno(), 0o600)
                 data = json.load(file)
             return _from_json(data)
         except FileNotFoundError:
@@ -79,9 +80,20 @@ class CredentialsFile:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the file for a read, a decision and a `write`; other processes wait. Not reentrant."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(self._folder / "credentials.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        """Hold the file for a read, a decision and a `write`; other processes wait. Not reentrant.
+
+        Raises:
+            InvalidInput: the folder can't be written.
+        """
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+            descriptor = os.open(self._folder / "credentials.lock", flags, 0o600)
+        except OSError as error:
+            raise InvalidInput(
+                f"logins can't be kept in {self._folder} ({error.strerror})",
+                hint="name another place with XDG_CONFIG_HOME, or need none: set HEARTH_TOKEN to an API key",
+            ) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield

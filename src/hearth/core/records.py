@@ -34,12 +34,23 @@ class ApiKey:
     user_id: str
     name: str
     scope: KeyScope
-    namespace: str
+    namespace: str | None  # None: of the platform
     function: str | None
     prefix: str  # its first characters, to recognise it by
     created_ms: int
     expires_ms: int | None
     last_used_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A login that has not ended."""
+
+    id: str
+    label: str  # what logged in, and from where
+    created_ms: int
+    last_used_ms: int
+    expires_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +60,36 @@ class FunctionRow:
     namespace: str
     name: str
     created_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class SecretRow:
+    """What may be known of a secret: everything but its value. `function_id` None: the namespace's."""
+
+    id: str
+    name: str
+    namespace_id: str
+    namespace: str
+    function_id: str | None
+    function: str | None
+    size: int  # bytes
+    text: bool  # may stand in an environment: UTF-8 without NUL
+    updated_by: str | None  # id of a user
+    created_ms: int
+    updated_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class SealedSecret:
+    """A secret as shards keep it: its value can be read with the vault's key only, and only as what it was sealed as."""
+
+    name: str
+    namespace_id: str
+    function_id: str | None
+    key_id: str
+    sealed: bytes = field(repr=False)
+    size: int = 0
+    text: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +141,12 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class VersionJob:
-    """A version claimed for building or proving."""
+    """A version claimed for building or proving; with the secrets that it names and that are set."""
 
     version: VersionRow
     function: FunctionRow
     lease: Lease
+    secrets: tuple[SealedSecret, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +159,17 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class RouteRow:
-    """All that a shard needs to route to one function: its aliases with weighted, READY versions."""
+    """All that a shard needs to route to one function: its aliases with weighted, READY versions, and the secrets that these name."""
 
     function: FunctionRow
     aliases: tuple[tuple[str, tuple[Target, ...]], ...]
+    secrets: tuple[SealedSecret, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One row of the outbox. `kind`: ``route`` (function), ``version`` (function), ``credential`` (user or key), ``member``."""
+    """One row of the outbox. `kind`: ``route`` (function), ``version`` (function), ``credential`` (user or key), ``member``,
+    ``secret`` (function or namespace)."""
 
     seq: int
     kind: str

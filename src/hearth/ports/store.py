@@ -6,7 +6,7 @@ what else they raise stands at each. Leases are judged by the database's clock.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from hearth.core.function import FunctionConfig
@@ -20,6 +20,9 @@ from hearth.core.records import (
     Membership,
     RouteRow,
     SandboxRow,
+    SealedSecret,
+    SecretRow,
+    Session,
     User,
     VersionJob,
     VersionRow,
@@ -38,8 +41,11 @@ class AccountStore(Protocol):
         namespace: str | None,
         *,
         first_only: bool,
+        actor: str | None = None,
     ) -> User:
         """Insert a user, the namespace of his own and his membership as owner, in one transaction.
+
+        `actor` is the user who adds him, None when he does it himself.
 
         `namespace` None makes it from the e-mail, with ``-2``, ``-3``… when taken. The very first user becomes
         administrator. Raises Conflict (e-mail or namespace taken), RegistrationClosed (`first_only` and there is one).
@@ -54,19 +60,23 @@ class AccountStore(Protocol):
 
     async def list_users(self, after: str | None, limit: int) -> list[User]: ...
 
-    async def set_password(self, user_id: str, password_hash: str) -> None:
-        """Also ends all sessions. Raises NotFound."""
+    async def set_password(
+        self, user_id: str, password_hash: str, *, actor: str, keep: str | None = None
+    ) -> None:
+        """Also ends all sessions but `keep`. `actor` is who does it, a user's id or ``host``. Raises NotFound."""
         ...
 
-    async def set_disabled(self, user_id: str, disabled: bool) -> None:
+    async def set_disabled(self, user_id: str, disabled: bool, *, actor: str) -> None:
         """Also ends all sessions. Raises NotFound."""
         ...
 
     async def memberships(self, user_id: str) -> list[Membership]: ...
 
     async def add_session(
-        self, session_id: str, user_id: str, refresh_hash: bytes, expires_ms: int
-    ) -> None: ...
+        self, session_id: str, user_id: str, refresh_hash: bytes, expires_ms: int, *, label: str
+    ) -> None:
+        """`label` says what logged in and from where, in at most 64 characters."""
+        ...
 
     async def rotate_session(
         self, old_hash: bytes, new_hash: bytes, expires_ms: int, overlap_ms: int
@@ -83,6 +93,24 @@ class AccountStore(Protocol):
         ...
 
     async def revoke_session(self, session_id: str) -> None: ...
+
+    async def list_sessions(self, user_id: str) -> list[Session]:
+        """Those that have not ended, the one that was refreshed last first."""
+        ...
+
+    async def revoke_sessions(
+        self, user_id: str, *, session_id: str | None = None, keep: str | None = None
+    ) -> int:
+        """End one session of a user, or all but `keep`; returns how many. Raises NotFound: no such session of his."""
+        ...
+
+    async def note_refused_login(self, user_id: str | None, label: str) -> None:
+        """For the record. None: nobody has that e-mail."""
+        ...
+
+    async def forget_events(self, before_ms: int) -> int:
+        """Remove what the outbox says of times before; returns how many lines."""
+        ...
 
     async def add_key(self, key: ApiKey, secret_hash: bytes) -> None: ...
 
@@ -158,8 +186,47 @@ class FunctionStore(Protocol):
         """Removes it, its versions and aliases; event ``route``. Raises NotFound."""
         ...
 
-    async def digests_in_use(self) -> tuple[set[str], set[str]]:
-        """(sources, artifacts) that some version needs."""
+
+class SecretStore(Protocol):
+    """Sealed secrets. A change of one writes events: ``secret``, and ``route`` for every function that it reaches."""
+
+    async def find_namespace(self, name: str) -> str | None: ...
+
+    async def find_function(self, namespace: str, name: str) -> FunctionRow | None: ...
+
+    async def ensure_function(
+        self, namespace_id: str, function_id: str, name: str
+    ) -> tuple[FunctionRow, bool]:
+        """The function of that name, made with this id and without a version when there is none; and whether it was made."""
+        ...
+
+    async def put_secret(self, secret_id: str, secret: SealedSecret, user_id: str) -> SecretRow:
+        """Insert it (`secret_id` is used then) or replace its value.
+
+        Raises TooLarge: its owner has too many, or a function that takes traffic would be given too many bytes.
+        Conflict: its namespace or function is gone.
+        """
+        ...
+
+    async def list_secrets(
+        self, namespace_id: str, function_id: str | None, after: str | None, limit: int
+    ) -> list[SecretRow]:
+        """By id: all in a namespace; with a function those that it would be given, its own before the namespace's."""
+        ...
+
+    async def delete_secret(
+        self, namespace_id: str, function_id: str | None, name: str, user_id: str, *, force: bool
+    ) -> list[str]:
+        """Delete it; returns the names of functions that can't start any more.
+
+        Raises NotFound. Conflict: there would be such functions, and not `force`.
+        """
+        ...
+
+    async def sealed_secrets(
+        self, namespace_id: str, function_id: str | None, names: Collection[str]
+    ) -> tuple[SealedSecret, ...]:
+        """Of these names those that are set for a function (None: one that is not there yet), its own before the namespace's."""
         ...
 
 
@@ -179,8 +246,10 @@ class WorkStore(Protocol):
 
     async def renew(self, version_id: str, token: int, lease_s: float) -> None: ...
 
-    async def built(self, version_id: str, token: int, artifact: str, toolchain: str) -> None:
-        """BUILDING → BUILT; hint ``version``."""
+    async def built(
+        self, version_id: str, token: int, artifact: str, toolchain: str, size: int | None = None
+    ) -> None:
+        """BUILDING → BUILT; `size` is the artifact's in bytes; hint ``version``."""
         ...
 
     async def publish(self, version_id: str, token: int, handler: str) -> None:
@@ -247,5 +316,6 @@ __all__ = [
     "FunctionStore",
     "ProcessStore",
     "RouteStore",
+    "SecretStore",
     "WorkStore",
 ]

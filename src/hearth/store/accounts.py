@@ -40,6 +40,7 @@ class Accounts:
         namespace: str | None,
         *,
         first_only: bool,
+        actor: str | None = None,
     ) -> User:
         password_id = self._db.ids.new("password")
 
@@ -71,7 +72,8 @@ class Accounts:
                     id=password_id, user_id=user_id, kind="password", hash=password_hash, created_ms=now
                 )
             )
-            emit(tx, "member", user_id, namespace_id, did="registered")
+            did = "registered" if actor is None else "added"
+            emit(tx, "member", user_id, namespace_id, actor=actor or user_id, did=did, email=email)
             return User(user_id, email, first, False, name, namespace_id, now)
 
         return await self._db.write(write)
@@ -96,7 +98,9 @@ class Accounts:
 
         return await self._db.read(read)
 
-    async def set_password(self, user_id: str, password_hash: str) -> None:
+    async def set_password(
+        self, user_id: str, password_hash: str, *, actor: str, keep: str | None = None
+    ) -> None:
         def write(tx: Tx) -> None:
             changed = tx.connection.execute(
                 update(t.credentials)
@@ -105,18 +109,18 @@ class Accounts:
             )
             if changed.rowcount == 0:
                 raise NotFound("there is no such user", hint="list them with: hearth users list")
-            _end_sessions(tx, user_id, "password")
+            _end_sessions(tx, user_id, "password", actor, keep)
 
         await self._db.write(write)
 
-    async def set_disabled(self, user_id: str, disabled: bool) -> None:
+    async def set_disabled(self, user_id: str, disabled: bool, *, actor: str) -> None:
         def write(tx: Tx) -> None:
             changed = tx.connection.execute(
                 update(t.users).where(t.users.c.id == user_id).values(disabled=disabled)
             )
             if changed.rowcount == 0:
                 raise NotFound("there is no such user", hint="list them with: hearth users list")
-            _end_sessions(tx, user_id, "disabled" if disabled else "enabled")
+            _end_sessions(tx, user_id, "disabled" if disabled else "enabled", actor)
 
         await self._db.write(write)
 
@@ -181,17 +185,18 @@ def _free_namespace(connection: Connection, email: str, wanted: str | None) -> s
     raise Conflict(f"every name like {name!r} is taken", hint="choose one with --namespace")
 
 
-def _end_sessions(tx: Tx, user_id: str, why: str) -> None:
+def _end_sessions(tx: Tx, user_id: str, why: str, actor: str, keep: str | None = None) -> None:
     tx.connection.execute(
         update(t.credentials)
         .where(
             t.credentials.c.user_id == user_id,
             t.credentials.c.kind == "session",
             t.credentials.c.revoked_ms.is_(None),
+            t.credentials.c.id != (keep or ""),
         )
         .values(revoked_ms=tx.now_ms)
     )
-    emit(tx, "credential", user_id, did=why)
+    emit(tx, "credential", user_id, actor=actor, did=why)
 
 
 def _wait(connection: Connection, subjects: Sequence[str], now: int) -> float:

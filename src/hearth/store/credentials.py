@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, delet
 
 from hearth.core.errors import NotFound
 from hearth.core.limits import REFRESH_TOKEN_TTL
-from hearth.core.records import ApiKey, User
+from hearth.core.records import ApiKey, Session, User
 from hearth.store import tables as t
 from hearth.store.database import Database
 from hearth.store.rows import emit, keys, to_key, to_user, users
@@ -23,7 +23,9 @@ class Credentials:
 
     _db: Database
 
-    async def add_session(self, session_id: str, user_id: str, refresh_hash: bytes, expires_ms: int) -> None:
+    async def add_session(
+        self, session_id: str, user_id: str, refresh_hash: bytes, expires_ms: int, *, label: str
+    ) -> None:
         def write(tx: Tx) -> None:
             c = t.credentials.c
             over = or_(c.expires_ms < tx.now_ms - _KEPT_MS, c.revoked_ms < tx.now_ms - _KEPT_MS)
@@ -35,12 +37,14 @@ class Credentials:
                     id=session_id,
                     user_id=user_id,
                     kind="session",
+                    name=label,
                     created_ms=tx.now_ms,
                     last_used_ms=tx.now_ms,
                     expires_ms=expires_ms,
                 )
             )
             _add_token(tx, session_id, refresh_hash)
+            emit(tx, "login", user_id, actor=user_id, did="login", session=session_id, label=label)
 
         await self._db.write(write)
 
@@ -58,7 +62,8 @@ class Credentials:
                 return None
             rotated = token["rotated_ms"]
             if rotated is not None and tx.now_ms - rotated > overlap_ms:
-                _revoke(tx, session_id, "reused")  # somebody kept a copy: the session is nobody's any more
+                # Somebody kept a copy: the session is nobody's any more.
+                _revoke(tx, session_id, row["id"], "reused", None)
                 return None
             if rotated is None:
                 # Also the twins that an overlap made: from here on the session has one line again.
@@ -100,7 +105,56 @@ class Credentials:
         return await self._db.read(read)
 
     async def revoke_session(self, session_id: str) -> None:
-        await self._db.write(lambda tx: _revoke(tx, session_id, "logout"))
+        def write(tx: Tx) -> None:
+            c = t.credentials.c
+            user = tx.connection.execute(select(c.user_id).where(c.id == session_id)).scalar_one_or_none()
+            if user is not None:
+                _revoke(tx, session_id, user, "logout", user)
+
+        await self._db.write(write)
+
+    async def list_sessions(self, user_id: str) -> list[Session]:
+        now = self._db.clock.now_ms()
+
+        def read(connection: Connection) -> list[Session]:
+            c = t.credentials.c
+            live = and_(c.user_id == user_id, c.kind == "session", c.revoked_ms.is_(None), _unexpired(now))
+            query = select(t.credentials).where(live).order_by(c.last_used_ms.desc(), c.id.desc())
+            return [
+                Session(
+                    row["id"], row["name"] or "", row["created_ms"], row["last_used_ms"], row["expires_ms"]
+                )
+                for row in connection.execute(query).mappings()
+            ]
+
+        return await self._db.read(read)
+
+    async def revoke_sessions(
+        self, user_id: str, *, session_id: str | None = None, keep: str | None = None
+    ) -> int:
+        def write(tx: Tx) -> int:
+            c = t.credentials.c
+            live = and_(
+                c.user_id == user_id, c.kind == "session", c.revoked_ms.is_(None), _unexpired(tx.now_ms)
+            )
+            chosen = c.id != (keep or "") if session_id is None else c.id == session_id
+            ids = tx.connection.execute(select(c.id).where(live, chosen)).scalars().all()
+            if session_id is not None and not ids:
+                raise NotFound("you have no such session", hint="list them with: hearth sessions list")
+            for each in ids:
+                _revoke(tx, each, user_id, "revoked", user_id)
+            return len(ids)
+
+        return await self._db.write(write)
+
+    async def note_refused_login(self, user_id: str | None, label: str) -> None:
+        await self._db.write(lambda tx: emit(tx, "login", user_id or "unknown", did="refused", label=label))
+
+    async def forget_events(self, before_ms: int) -> int:
+        def write(tx: Tx) -> int:
+            return tx.connection.execute(delete(t.events).where(t.events.c.at_ms < before_ms)).rowcount
+
+        return await self._db.write(write)
 
     async def add_key(self, key: ApiKey, secret_hash: bytes) -> None:
         def write(tx: Tx) -> None:
@@ -119,7 +173,17 @@ class Credentials:
                     expires_ms=key.expires_ms,
                 )
             )
-            emit(tx, "credential", key.id, key.scope.namespace_id, did="created", user=key.user_id)
+            emit(
+                tx,
+                "credential",
+                key.id,
+                key.scope.namespace_id,
+                actor=key.user_id,
+                did="created",
+                name=key.name,
+                actions=sorted(action.value for action in key.scope.actions),
+                function=key.scope.function_id,
+            )
 
         await self._db.write(write)
 
@@ -155,7 +219,9 @@ class Credentials:
             )
             if changed.rowcount == 0:
                 raise NotFound("you have no such key", hint="list them with: hearth keys list")
-            emit(tx, "credential", key_id, did="revoked", user=user_id)
+            namespace = select(c.namespace_id).where(c.id == key_id)
+            namespace_id = tx.connection.execute(namespace).scalar_one()
+            emit(tx, "credential", key_id, namespace_id, actor=user_id, did="revoked")
 
         await self._db.write(write)
 
@@ -189,7 +255,7 @@ def _add_token(tx: Tx, session_id: str, refresh_hash: bytes) -> None:
     )
 
 
-def _revoke(tx: Tx, session_id: str, why: str) -> None:
+def _revoke(tx: Tx, session_id: str, user_id: str, why: str, actor: str | None) -> None:
     c = t.credentials.c
     changed = tx.connection.execute(
         update(t.credentials)
@@ -197,4 +263,4 @@ def _revoke(tx: Tx, session_id: str, why: str) -> None:
         .values(revoked_ms=tx.now_ms)
     )
     if changed.rowcount:
-        emit(tx, "credential", session_id, did=why)
+        emit(tx, "credential", session_id, actor=actor, did=why, user=user_id)

@@ -14,7 +14,14 @@ from hearth.core.version import VersionState
 from hearth.store import tables as t
 from hearth.store.writer import Tx
 
-_TOPICS = {"route": "routes", "version": "versions", "credential": "credentials", "member": "credentials"}
+_TOPICS = {
+    "route": "routes",
+    "secret": "routes",
+    "version": "versions",
+    "credential": "credentials",
+    "member": "credentials",
+}
+# An event of another kind (``login``) is for the record only: nobody is hinted.
 
 
 def users() -> Select[Any]:
@@ -44,7 +51,7 @@ def keys() -> Select[Any]:
             t.namespaces.c.name.label("namespace"),
             t.functions.c.name.label("function"),
         )
-        .join_from(t.credentials, t.namespaces, t.credentials.c.namespace_id == t.namespaces.c.id)
+        .outerjoin_from(t.credentials, t.namespaces, t.credentials.c.namespace_id == t.namespaces.c.id)
         .outerjoin(t.functions, t.credentials.c.function_id == t.functions.c.id)
         .where(t.credentials.c.kind == "key", t.credentials.c.revoked_ms.is_(None))
     )
@@ -102,11 +109,28 @@ def to_event(row: RowMapping) -> Event:
     return Event(row["seq"], row["kind"], row["subject"], row["at_ms"], row["details"])
 
 
-def emit(tx: Tx, kind: str, subject: str, namespace_id: str | None = None, **details: Any) -> None:
-    """Write a line of the outbox, in the transaction of what it tells; its topic is hinted after the commit."""
+def emit(
+    tx: Tx,
+    kind: str,
+    subject: str,
+    namespace_id: str | None = None,
+    *,
+    actor: str | None = None,
+    **details: Any,
+) -> None:
+    """Write a line of the outbox, in the transaction of what it tells; its topic is hinted after the commit.
+
+    `actor` is the id of the user who did it, or ``host``: who did it on the machine itself, past the API.
+    """
     tx.connection.execute(
         t.events.insert().values(
-            kind=kind, subject=subject, namespace_id=namespace_id, at_ms=tx.now_ms, details=details
+            kind=kind,
+            subject=subject,
+            namespace_id=namespace_id,
+            actor=actor,
+            at_ms=tx.now_ms,
+            details=details,
         )
     )
-    tx.topics.add(_TOPICS[kind])
+    if kind in _TOPICS:
+        tx.topics.add(_TOPICS[kind])

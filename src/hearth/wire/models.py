@@ -64,13 +64,25 @@ class Member(Model):
     role: str
 
 
+class KeyItem(Model):
+    id: str
+    name: str
+    namespace: str | None  # None: of the platform
+    function: str | None
+    actions: list[str]
+    prefix: str
+    created_at: int
+    expires_at: int | None
+    last_used_at: int | None
+
+
 class Who(Model):
     user_id: str
     email: str
     namespace: str
     administrator: bool
     memberships: list[Member]
-    key: str | None = None  # the key's id when a key asks
+    key: KeyItem | None = None  # the key that asks, when one does
 
 
 class Session(Model):
@@ -81,6 +93,21 @@ class Session(Model):
 class ChangePassword(Request):
     old: str
     new: str
+
+
+class SessionItem(Model):
+    """A login that has not ended."""
+
+    id: str
+    label: str  # what logged in, and from where
+    created_at: int
+    last_used_at: int
+    expires_at: int
+    current: bool  # the one that asks
+
+
+class EndedSessions(Model):
+    ended: int
 
 
 class ServerInfo(Model):
@@ -110,22 +137,10 @@ class UserItem(Model):
 
 class NewKey(Request):
     name: str
-    namespace: str
+    namespace: str | None = None  # needed for all but metrics
     function: str | None = None
-    actions: list[str] = Field(default_factory=lambda: ["invoke"])  # invoke | deploy
+    actions: list[str] = Field(default_factory=lambda: ["invoke"])  # invoke | deploy; or metrics alone
     expires_in: int | None = None  # seconds
-
-
-class KeyItem(Model):
-    id: str
-    name: str
-    namespace: str
-    function: str | None
-    actions: list[str]
-    prefix: str
-    created_at: int
-    expires_at: int | None
-    last_used_at: int | None
 
 
 class CreatedKey(KeyItem):

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hearth.cli.context import connect, namespace_of
+from hearth.cli.commands.keys import reach
+from hearth.cli.context import connect, current_namespace
 from hearth.cli.options import Options, common, pass_options
 from hearth.cli.output import emit, facts, say, warn
 from hearth.cli.prompts import ask, password_options, read_password
+from hearth.cli.text import day
 from hearth.core.errors import InvalidInput, NotFound, Unauthenticated
 from hearth.core.names import check_namespace
 
@@ -47,6 +49,7 @@ def register(
         email = ask("E-mail", email, *_EMAIL)
         secret = read_password(password, password_stdin, new=True)
         session = client.register(email, secret, namespace=options.namespace, setup_token=setup_token)
+        _warn_of_key(client)
         _show(options, client, session.user, "Registered and logged in.")
 
 
@@ -67,6 +70,7 @@ def login(options: Options, email: str | None, password: str | None, password_st
         _warn_of_plain_http(client)
         email = ask("E-mail", email, *_EMAIL)
         session = client.login(email, read_password(password, password_stdin, new=False))
+        _warn_of_key(client)
         _show(options, client, session.user, "Logged in.")
 
 
@@ -136,7 +140,7 @@ def use(options: Options, chosen: str | None) -> None:
         current = namespace
         if current is None:
             with contextlib.suppress(Unauthenticated):  # a server may be chosen before one logs in
-                current = namespace_of(options, client)
+                current = current_namespace(options, client)
         if options.json:
             emit({"server": client.connection.server, "namespace": current})
         else:
@@ -145,22 +149,39 @@ def use(options: Options, chosen: str | None) -> None:
 
 def _show(options: Options, client: Client, who: Who, headline: str | None) -> None:
     server = client.connection.server
-    namespace = namespace_of(options, client) if headline is None else who.namespace
+    namespace = current_namespace(options, client) if headline is None else who.namespace
     if options.json:
         emit({**who.model_dump(), "server": server, "current_namespace": namespace})
         return
     if headline is not None:
         say(headline)
-    others = [f"{member.namespace} ({member.role})" for member in who.memberships]
+    key, others = who.key, [f"{member.namespace} ({member.role})" for member in who.memberships]
+    about_key = (
+        []
+        if key is None
+        else [
+            ("key", f"{key.name} ({key.id})"),
+            ("may", f"{', '.join(key.actions)} in {reach(key)}"),
+            ("expires", day(key.expires_at) if key.expires_at is not None else "never"),
+        ]
+    )
     facts(
         [
-            ("email", who.email + (" (administrator)" if who.administrator else "")),
-            ("key", who.key or ""),
-            ("namespace", namespace),
-            ("member of", ", ".join(others)),
+            (
+                "email" if key is None else "made by",
+                who.email + (" (administrator)" if who.administrator else ""),
+            ),
+            *about_key,
+            ("namespace", namespace or ""),
+            ("member of", ", ".join(others) if key is None else ""),
             ("server", server),
         ]
     )
+
+
+def _warn_of_key(client: Client) -> None:
+    if client.connection.api_key is not None:
+        warn("HEARTH_TOKEN is set, and the next commands use it rather than this login")
 
 
 def _warn_of_plain_http(client: Client) -> None:

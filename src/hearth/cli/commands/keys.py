@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from hearth.cli.context import connect, namespace_of, resolve
@@ -10,6 +12,9 @@ from hearth.cli.options import Options, common, pass_options
 from hearth.cli.output import emit, facts, note, say, table
 from hearth.cli.text import day
 from hearth.core.limits import parse_duration
+
+if TYPE_CHECKING:
+    from hearth.wire.models import KeyItem
 
 
 @click.group(cls=Group)
@@ -30,11 +35,11 @@ def keys() -> None:
 @click.option(
     "--allow",
     "actions",
-    type=click.Choice(["invoke", "deploy"]),
+    type=click.Choice(["invoke", "deploy", "metrics"]),
     multiple=True,
     default=("invoke",),
     show_default=True,
-    help="What it may do; a key that may deploy may also invoke, and read logs.",
+    help="What it may do; a key that may deploy may also invoke, and read logs. metrics is for the administrator.",
 )
 @click.option(
     "--expires", metavar="TIME", help="How long it lives, such as 90d; without it until it is revoked."
@@ -50,7 +55,7 @@ def create(
     expires: str | None,
     secret_only: bool,
 ) -> None:
-    """Make a key of a namespace, or of one function. Its secret is shown once.
+    """Make a key of a namespace, or of one function; for /metrics, of the platform. Its secret is shown once.
 
     \b
     Example:
@@ -60,10 +65,11 @@ def create(
     from hearth.wire.models import NewKey
 
     lifetime = None if expires is None else max(1, round(parse_duration(expires)))
+    namespace: str | None = options.namespace
     with connect(options) as client:
         if function is not None:
             namespace, function = resolve(options, client, function)
-        else:
+        elif "metrics" not in actions:
             namespace = namespace_of(options, client)
         asked = NewKey(
             name=name, namespace=namespace, function=function, actions=list(actions), expires_in=lifetime
@@ -77,7 +83,7 @@ def create(
         facts(
             [
                 ("id", made.id),
-                ("may", f"{', '.join(made.actions)} in {_scope(made.namespace, made.function)}"),
+                ("may", f"{', '.join(made.actions)} in {reach(made)}"),
                 ("expires", day(made.expires_at) if made.expires_at is not None else "never"),
                 ("secret", made.secret),
             ]
@@ -107,7 +113,7 @@ def list_keys(options: Options) -> None:
                 key.id,
                 key.name,
                 key.prefix,
-                _scope(key.namespace, key.function),
+                reach(key),
                 ",".join(key.actions),
                 day(key.expires_at) if key.expires_at is not None else "never",
                 day(key.last_used_at) if key.last_used_at is not None else "never",
@@ -136,5 +142,8 @@ def revoke(options: Options, key_id: str) -> None:
         say(f"Revoked {key_id}.")
 
 
-def _scope(namespace: str, function: str | None) -> str:
-    return namespace if function is None else f"{namespace}/{function}"
+def reach(key: KeyItem) -> str:
+    """What a key reaches: ``NS``, ``NS/NAME``, or the platform."""
+    if key.namespace is None:
+        return "the platform"
+    return key.namespace if key.function is None else f"{key.namespace}/{key.function}"

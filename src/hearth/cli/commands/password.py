@@ -34,7 +34,7 @@ def password(ctx: click.Context, options: Options, password_stdin: bool) -> None
     with connect(options) as client:
         if client.connection.api_key is not None:
             raise InvalidInput("a key has no password", hint="unset HEARTH_TOKEN, and log in")
-        email = client.whoami().email  # not logged in: said before anybody types
+        client.whoami()  # not logged in: said before anybody types
         if password_stdin:
             old, new = line_of_stdin(), line_of_stdin()
         else:
@@ -42,7 +42,6 @@ def password(ctx: click.Context, options: Options, password_stdin: bool) -> None
             old = click.prompt("Old password", hide_input=True, err=True)
             new = click.prompt("New password", hide_input=True, confirmation_prompt=True, err=True)
         client.change_password(old, new)
-        client.login(email, new)  # the change has ended every session
     _done(options, "Password changed. Every other login has ended.", None)
 
 
