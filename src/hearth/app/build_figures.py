@@ -14,8 +14,12 @@ RESULTS = ("succeeded", "cached", "failed", "platform_error")
 
 @dataclass(slots=True)
 class BuildFigures:
-    """Builds of this process since it began."""
+    """Builds of this process since it began.
 
+    `runtimes` are told from the start, at zero: Prometheus sees no increase in a series that begins at one.
+    """
+
+    runtimes: tuple[str, ...] = ()
     running: int = 0
     ended: Counter[tuple[str, str]] = field(default_factory=Counter)
     seconds: dict[str, Histogram] = field(default_factory=dict)
@@ -37,7 +41,8 @@ class BuildFigures:
 
     def samples(self) -> Iterator[Sample]:
         yield Sample("hearth_builds_running", (), self.running)
-        for labels, count in self.ended.items():
-            yield Sample("hearth_builds_total", labels, count)
+        for runtime in dict.fromkeys((*self.runtimes, *(runtime for runtime, _ in self.ended))):
+            for result in RESULTS:
+                yield Sample("hearth_builds_total", (runtime, result), self.ended[runtime, result])
         for runtime, histogram in self.seconds.items():
             yield Sample("hearth_build_seconds", (runtime,), histogram)

@@ -13,17 +13,24 @@ from hearth.app.slots import Slots
 from hearth.core.errors import HearthError, Source, sources_by_code
 from hearth.core.instance import InstanceState
 from hearth.core.metrics import LABELLED_MAX, OTHER, Histogram, Sample
-from hearth.core.routing import Deployed, Route
+from hearth.core.routing import Deployed
 
+BIT = 50  # functions that are added up before others get their turn
+Name = tuple[str, str]  # namespace and function
 OUTCOMES = ("succeeded", "failed", "cancelled")
 SOURCES: tuple[Source, ...] = ("function", "request", "platform")
+SLOTS = ("warm", "fresh")
 STATES = tuple(state.value for state in InstanceState if state is not InstanceState.GONE)
 
 
 @dataclass(slots=True)
 class StartFigures:
-    """Starts of instances since this process began: by runtime and slot, phase, error code."""
+    """Starts of instances since this process began: by runtime and slot, phase, error code.
 
+    `runtimes` are told from the start, at zero: Prometheus sees no increase in a series that begins at one.
+    """
+
+    runtimes: tuple[str, ...] = ()
     starts: Counter[tuple[str, str]] = field(default_factory=Counter)
     failures: Counter[tuple[str, str]] = field(default_factory=Counter)
     phases: dict[tuple[str, str], Histogram] = field(default_factory=dict)
@@ -40,13 +47,17 @@ class StartFigures:
 
     def samples(self, sources: Mapping[str, Source]) -> Iterator[Sample]:
         """`sources`: whose fault each error code means."""
-        for labels, count in list(self.starts.items()):
-            yield Sample("hearth_instance_starts_total", labels, count)
         by_source: Counter[tuple[str, str]] = Counter()
         for (runtime, code), count in list(self.failures.items()):
             by_source[runtime, sources.get(code, "platform")] += count
-        for labels, count in by_source.items():
-            yield Sample("hearth_instance_start_failures_total", labels, count)
+        for runtime in dict.fromkeys(
+            (*self.runtimes, *(runtime for runtime, _ in (*self.starts, *by_source)))
+        ):
+            for slot in SLOTS:
+                yield Sample("hearth_instance_starts_total", (runtime, slot), self.starts[runtime, slot])
+            for source in SOURCES:
+                count = by_source[runtime, source]
+                yield Sample("hearth_instance_start_failures_total", (runtime, source), count)
         for labels, histogram in list(self.phases.items()):
             yield Sample("hearth_cold_start_phase_seconds", labels, histogram)
 
@@ -76,6 +87,7 @@ class CountedLaunches:
 class _Now:
     """What the pool does for one function at this moment."""
 
+    name: Name
     in_flight: int = 0
     waiting: int = 0
     states: Counter[str] = field(default_factory=Counter)
@@ -90,14 +102,14 @@ class ShardFigures:
     """What a shard tells.
 
     The first `most` functions that are called or have instances get series of their own and keep them until they are
-    deleted; what all others count is one sum. A function never moves from one to the other, so that no counter ever goes
-    backwards while this process lives.
+    deleted; what all others count is one sum. A function that was counted in the sum stays there, so that no counter
+    goes backwards while this process lives.
 
     Args:
-        recorder: its calls.
+        recorder: its calls. It forgets functions that are gone.
         pool, slots: its instances, its slots.
         starts: how instances were started.
-        routes: all functions that there are.
+        functions: how many there are.
         most: functions with series of their own.
     """
 
@@ -107,40 +119,39 @@ class ShardFigures:
         pool: Pool,
         slots: Slots,
         starts: StartFigures,
-        routes: Callable[[], Collection[Route]],
+        functions: Callable[[], int],
         most: int = LABELLED_MAX,
     ) -> None:
         self._recorder = recorder
         self._pool = pool
         self._slots = slots
         self._starts = starts
-        self._routes = routes
+        self._functions = functions
         self._most = most
-        self._own: set[str] = set()  # ids of functions with series of their own
-        self._summed: set[str] = set()  # of those that are in the sum
-        self._gone = Figures(OTHER, OTHER)  # what deleted functions have left in the sum
+        self._own: dict[str, Name] = {}  # functions (ids) with series of their own
+        self._summed: set[str] = set()  # those in the sum
+        self._gone = Figures()  # what deleted functions have left in the sum
         recorder.on_forget = self._forgotten
 
-    def samples(self, functions: Collection[str] | None) -> Iterator[Sample]:
-        """Figures of these functions (ids), or of everything. May be consumed bit by bit while calls go on."""
-        names = {route.function.id: route.function for route in self._routes()}
-        sources = sources_by_code()
-        figures, now = self._recorder.figures(), self._now()
-        if functions is None:
-            yield Sample("hearth_functions", (), len(names))
-            yield from self._platform(sources)
-        wanted = names.keys() & (figures.keys() | now.keys() if functions is None else functions)
-        if functions is None:
-            self._choose(figures, now, wanted)
-            yield from self._sum(figures, now, sources)
-            wanted = wanted & self._own
-        for function_id in wanted:
-            function = names[function_id]
-            labels = (function.namespace, function.name)
-            one, moment = figures.get(function_id) or Figures(), now.get(function_id) or _Now()
-            yield from _samples(labels, one, moment, sources)
+    def samples(self, functions: Collection[str] | None) -> Iterator[Sample | None]:
+        """Figures of these functions (ids), or of everything. May be consumed bit by bit while calls go on.
+
+        None among the samples is a good moment to let others work.
+        """
+        sources, figures, now = sources_by_code(), self._recorder.figures(), self._now()
+        if functions is not None:
+            for function_id in functions & (figures.keys() | now.keys()):
+                name = self._name(function_id, figures, now)
+                yield from _samples(name, figures.get(function_id), now.get(function_id), sources)
+            return
+        yield from self._platform(sources)
+        self._choose(figures, now)
+        yield from self._sum(figures, now, sources)
+        for function_id, name in list(self._own.items()):
+            yield from _samples(name, figures.get(function_id), now.get(function_id), sources)
 
     def _platform(self, sources: Mapping[str, Source]) -> Iterator[Sample]:
+        yield Sample("hearth_functions", (), self._functions())
         for code, count in list(self._recorder.refused.items()):
             yield Sample("hearth_refused_requests_total", (code,), count)
         slots: Counter[tuple[str, str]] = Counter()
@@ -154,46 +165,68 @@ class ShardFigures:
     def _now(self) -> dict[str, _Now]:
         found: dict[str, _Now] = {}
         for group in self._pool.groups():
-            now = found.setdefault(group.version.function_id, _Now())
+            version = group.version
+            now = found.get(version.function_id)
+            if now is None:
+                now = found[version.function_id] = _Now((version.namespace, version.name))
             now.in_flight += group.in_flight
             now.waiting += group.line.waiting
             now.states.update(instance.state.value for instance in group.instances)
             now.states[InstanceState.STARTING.value] += group.starting
         return found
 
-    def _choose(self, figures: dict[str, Figures], now: dict[str, _Now], living: Collection[str]) -> None:
+    def _name(self, function_id: str, figures: Mapping[str, Figures], now: Mapping[str, _Now]) -> Name:
+        known = figures.get(function_id)
+        return now[function_id].name if known is None else (known.namespace, known.name)
+
+    def _choose(self, figures: Mapping[str, Figures], now: Mapping[str, _Now]) -> None:
         """Which functions get series of their own: who came first."""
-        known = figures.keys() | set(living)
-        self._own &= known
-        self._summed &= known
-        for function_id in (*figures, *now):
-            if function_id in living and function_id not in self._own and function_id not in self._summed:
-                (self._own if len(self._own) < self._most else self._summed).add(function_id)
+        here = figures.keys() | now.keys()
+        self._summed &= here
+        for function_id in self._own.keys() - here:  # never called, and its instances have gone
+            del self._own[function_id]
+        new = here - self._own.keys() - self._summed
+        if not new:
+            return
+        taken = set(self._own.values())
+        for function_id in (one for one in (*figures, *now) if one in new):
+            name = self._name(function_id, figures, now)
+            if function_id in self._own or function_id in self._summed:
+                continue
+            # A deleted function whose last calls end late may have left its name to another.
+            if len(self._own) < self._most and name not in taken:
+                self._own[function_id] = name
+                taken.add(name)
+            else:
+                self._summed.add(function_id)
 
     def _sum(
-        self, figures: dict[str, Figures], now: dict[str, _Now], sources: Mapping[str, Source]
-    ) -> Iterator[Sample]:
-        total, present = Figures(OTHER, OTHER), _Now()
+        self, figures: Mapping[str, Figures], now: Mapping[str, _Now], sources: Mapping[str, Source]
+    ) -> Iterator[Sample | None]:
+        total, present = Figures(), _Now((OTHER, OTHER))
         _add(total, self._gone)
-        for function_id, one in figures.items():
+        for place, (function_id, one) in enumerate(figures.items()):
             if function_id not in self._own:
                 _add(total, one)
+            if place % BIT == BIT - 1:
+                yield None
         for function_id, moment in now.items():
             if function_id not in self._own:
                 present.add(moment)
         if self._summed or total.calls:
-            yield from _samples((OTHER, OTHER), total, present, sources)
+            yield from _samples(present.name, total, present, sources)
 
     def _forgotten(self, function_id: str, figures: Figures) -> None:
         if function_id not in self._own:
             _add(self._gone, figures)
-        self._own.discard(function_id)
+        self._own.pop(function_id, None)
         self._summed.discard(function_id)
 
 
 def _samples(
-    labels: tuple[str, str], figures: Figures, now: _Now, sources: Mapping[str, Source]
+    labels: Name, counted: Figures | None, moment: _Now | None, sources: Mapping[str, Source]
 ) -> Iterator[Sample]:
+    figures, now = counted or Figures(), moment or _Now(labels)
     succeeded = figures.calls - figures.failed - figures.cancelled
     for outcome, count in zip(OUTCOMES, (succeeded, figures.failed, figures.cancelled), strict=True):
         yield Sample("hearth_requests_total", (*labels, outcome), count)
