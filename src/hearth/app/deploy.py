@@ -7,15 +7,15 @@ import shutil
 from collections.abc import AsyncIterator, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from hearth.app.auth import require
 from hearth.core import limits
+from hearth.core.disk import nearly_full, refusal
 from hearth.core.errors import (
     InvalidManifest,
     InvalidSource,
     LimitUnenforceable,
-    NoCapacity,
     NotFound,
     Overloaded,
     TooLarge,
@@ -29,10 +29,23 @@ from hearth.manifest.function import read_file
 from hearth.ports.blobs import Blobs
 from hearth.ports.builder import Form, Unpacker
 from hearth.ports.clock import Ids
-from hearth.ports.store import FunctionStore
+from hearth.ports.store import FunctionStore, SecretStore
 
 _WRITE = 1 << 18
+_UPLOAD_DISK = limits.SOURCE_PACKED_MAX + limits.SOURCE_UNPACKED_MAX
 _UNPACKING = 2  # archives at once: each is a thread that is busy for a second or two
+
+
+class DeployStore(FunctionStore, SecretStore, Protocol):
+    """What a deploy needs of the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a deploy goes. `function_id` None: the function is new."""
+
+    namespace_id: str
+    function_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +99,7 @@ class Deploys:
     def __init__(
         self,
         *,
-        store: FunctionStore,
+        store: DeployStore,
         blobs: Blobs,
         unpack: Unpacker,
         ids: Ids,
@@ -124,25 +137,23 @@ class Deploys:
             LimitUnenforceable: see `check_limits`.
             NoCapacity, Overloaded: not now.
         """
-        namespace_id = await self._may_deploy(principal, namespace, name)
+        target = await self._may_deploy(principal, namespace, name)
         check_function(name)
         if length is not None and length > limits.SOURCE_PACKED_MAX:
             raise _too_large()
-        if self._blobs.free() < limits.DISK_FREE_MIN:
-            raise NoCapacity(
-                "the server's disk is nearly full",
-                hint="its operator must make room in the data directory",
-                retry_after=60.0,
-            )
         if self._coming >= limits.UPLOADS_MAX:
             raise Overloaded("too many uploads at once", hint="try again soon", retry_after=5.0)
+        # What others are sending at this moment may come to all that a source may be.
+        if self._blobs.free() < limits.DISK_FREE_MIN + self._coming * _UPLOAD_DISK:
+            raise nearly_full()
         self._coming += 1
-        staging = await asyncio.to_thread(self._blobs.staging)
+        staging: Path | None = None
         try:
-            config, source = await self._keep(staging, name, form, body)
+            staging = await asyncio.to_thread(self._blobs.staging)
+            config, source = await self._keep(staging, target, name, form, body)
             warnings = check_limits(config, self._probe, self._allow_unenforced)
             function, version = await self._store.add_version(
-                namespace_id=namespace_id,
+                namespace_id=target.namespace_id,
                 function_id=self._ids.new("function"),
                 version_id=self._ids.new("version"),
                 name=name,
@@ -150,12 +161,15 @@ class Deploys:
                 source=source,
                 user_id=principal.user_id,
             )
+        except OSError as error:
+            raise refusal(error, "the upload could not be kept") from error
         finally:
             self._coming -= 1
-            await asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True)
+            if staging is not None:
+                await asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True)
         return Accepted(function, version, warnings)
 
-    async def _may_deploy(self, principal: Principal, namespace: str, name: str) -> str:
+    async def _may_deploy(self, principal: Principal, namespace: str, name: str) -> Target:
         what = f"function {namespace}/{name}"
         namespace_id = await self._store.find_namespace(namespace)
         if namespace_id is None:
@@ -163,12 +177,12 @@ class Deploys:
                 f"there is no {what}", hint="look at its spelling, and at who you are: hearth whoami"
             )
         function = await self._store.find_function(namespace, name)
-        resource = Resource(namespace_id, None if function is None else function.id)
-        require(principal, Action.DEPLOY, resource, what)
-        return namespace_id
+        target = Target(namespace_id, None if function is None else function.id)
+        require(principal, Action.DEPLOY, Resource(target.namespace_id, target.function_id), what)
+        return target
 
     async def _keep(
-        self, staging: Path, name: str, form: Form, body: AsyncIterator[bytes]
+        self, staging: Path, target: Target, name: str, form: Form, body: AsyncIterator[bytes]
     ) -> tuple[FunctionConfig, str]:
         packed, tree = staging / "packed", staging / "tree"
         with packed.open("xb") as file:
@@ -182,7 +196,25 @@ class Deploys:
                 details={"file": "function.yaml", "key": "name"},
             )
         check_limits(config, self._probe, self._allow_unenforced)
+        await self._check_secrets(target, config)
         return config, await self._blobs.adopt("source", tree)
+
+    async def _check_secrets(self, target: Target, config: FunctionConfig) -> None:
+        """Each secret that is named must be set, and they must fit together. Raises InvalidManifest."""
+        found = await self._store.sealed_secrets(target.namespace_id, target.function_id, config.secrets)
+        missing = sorted(set(config.secrets) - {secret.name for secret in found})
+        if missing:
+            raise InvalidManifest(
+                f"function.yaml names secrets that are not set: {', '.join(missing)}",
+                hint=f"set it: hearth secrets set {missing[0]} (or for this function alone: --function {config.name})",
+                details={"file": "function.yaml", "key": "secrets", "missing": missing},
+            )
+        if sum(secret.size for secret in found) > limits.SECRETS_BYTES_MAX:
+            raise InvalidManifest(
+                f"the secrets that function.yaml names are larger than {limits.format_size(limits.SECRETS_BYTES_MAX)}",
+                hint="keep large things in the function's files or in a store that it asks",
+                details={"file": "function.yaml", "key": "secrets"},
+            )
 
     def _open(self, packed: Path, form: Form, tree: Path) -> FunctionConfig:
         tree.mkdir(0o700)

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from hearth.app.slot import Slot, Workshop
 from hearth.app.slots import Slots
@@ -15,15 +16,26 @@ from hearth.core.errors import (
     FunctionTimeout,
     HearthError,
     NotFound,
+    PlatformError,
     SandboxFailed,
 )
 from hearth.core.function import FunctionConfig
 from hearth.core.launch import Attachment, Exit, Limits, Network, SlotKind, Toolchain
-from hearth.core.limits import format_size
+from hearth.core.limits import SECRETS_BYTES_MAX, format_size
 from hearth.core.routing import Deployed
 from hearth.ports.driver import CanAttach
+from hearth.ports.secrets import Opener
 
 EXIT_WAIT = 2.0  # seconds between a closed connection and the exit that explains it
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """One secret in the clear, for the length of a start. `text`: it goes into the environment too."""
+
+    name: str
+    value: bytes = field(repr=False)
+    text: bool
 
 
 class PartsGone(SandboxFailed):
@@ -38,6 +50,7 @@ class Launcher:
         slots: warm ones, and how others are made.
         toolchain_of: the exact toolchain that a version was built with, or None when this node has it no more.
         on_parts_gone: told of a version that must be built again.
+        opener: opens secrets; needed where a version names some.
     """
 
     def __init__(
@@ -46,11 +59,13 @@ class Launcher:
         slots: Slots,
         toolchain_of: Callable[[Deployed], Toolchain | None],
         on_parts_gone: Callable[[Deployed], None] = lambda version: None,
+        opener: Opener | None = None,
     ) -> None:
         self._shop = workshop
         self._slots = slots
         self._toolchain_of = toolchain_of
         self._on_parts_gone = on_parts_gone
+        self._opener = opener
 
     def kind_of(self, version: Deployed) -> tuple[SlotKind, Toolchain] | None:
         """The kind of slot that a version needs, and its toolchain; None when that is gone."""
@@ -65,19 +80,22 @@ class Launcher:
         """A slot that has loaded this version.
 
         Raises:
-            FunctionLoadFailed: its handler could not be imported or took longer than `init_timeout`.
+            FunctionLoadFailed: a secret that it names is not set, its handler could not be imported or took longer than
+                `init_timeout`.
             FunctionCrashed: it exited while loading; says how, with what it printed last.
             PartsGone: it has to be built again first.
+            PlatformError: a secret can't be decrypted.
             NoCapacity, SandboxFailed, KeeperUnavailable, StoreUnavailable, LimitUnenforceable: it could not be tried.
         """
         found = self.kind_of(version)
         if found is None:
             raise self._gone(version, "its toolchain")
         kind, toolchain = found
+        given = open_secrets(version, self._opener)
         slot = self._slots.take(kind)
         if slot is not None:
             try:
-                return await self._prepare(slot, version)
+                return await self._prepare(slot, version, given)
             except (SandboxFailed, FunctionCrashed) as error:
                 # A slot may have died while it waited; only a fresh one can tell whether the function is at fault.
                 if isinstance(error, PartsGone) or (
@@ -85,8 +103,8 @@ class Launcher:
                 ):
                     raise
         attaches = isinstance(self._shop.driver, CanAttach)
-        slot = await self._slots.start(kind, toolchain, None if attaches else attachment(version))
-        return await self._prepare(slot, version)
+        slot = await self._slots.start(kind, toolchain, None if attaches else attachment(version, given))
+        return await self._prepare(slot, version, given)
 
     async def discard(self, slot: Slot, grace: float) -> None:
         """Remove a slot's sandbox."""
@@ -101,30 +119,30 @@ class Launcher:
             end = Exit(None, reason="it closed its connection")
         return crash(end, slot)
 
-    async def _prepare(self, slot: Slot, version: Deployed) -> Slot:
+    async def _prepare(self, slot: Slot, version: Deployed, given: tuple[Given, ...]) -> Slot:
         try:
-            await self._attach(slot, version)
-            await self._load(slot, version)
+            await self._attach(slot, version, given)
+            await self._load(slot, version, given)
         except BaseException:
             await self._slots.discard(slot, 0.0)
             raise
         return slot
 
-    async def _attach(self, slot: Slot, version: Deployed) -> None:
+    async def _attach(self, slot: Slot, version: Deployed, given: tuple[Given, ...]) -> None:
         shop, began = self._shop, self._shop.clock.monotonic()
         slot.belongs_to(version, lambda: None)
         if isinstance(shop.driver, CanAttach):
             try:
-                await shop.driver.attach(slot.handle, attachment(version))
+                await shop.driver.attach(slot.handle, attachment(version, given))
             except NotFound:
                 raise self._gone(version, "its artifact") from None
         shop.rows.change(slot.id, "attached", version=version.id)
         slot.phases["attach"] = shop.clock.monotonic() - began
 
-    async def _load(self, slot: Slot, version: Deployed) -> None:
+    async def _load(self, slot: Slot, version: Deployed, given: tuple[Given, ...]) -> None:
         shop, began, config = self._shop, self._shop.clock.monotonic(), version.config
         identity = {"function": version.name, "namespace": version.namespace, "version": str(version.number)}
-        payload = shop.runtimes[config.runtime].load(_with_handler(config, version.handler), identity)
+        payload = shop.runtimes[config.runtime].load(_filled(config, version.handler, given), identity)
         loading = asyncio.create_task(slot.guest.load(payload, began + config.init_timeout))
         exiting = asyncio.create_task(shop.driver.wait(slot.handle))
         try:
@@ -160,13 +178,40 @@ class Launcher:
         )
 
 
-def attachment(version: Deployed) -> Attachment:
+def open_secrets(version: Deployed, opener: Opener | None) -> tuple[Given, ...]:
+    """The values of the secrets that a version names, for one start.
+
+    Raises:
+        FunctionLoadFailed: one is not set, or they are too many bytes. PlatformError: one can't be decrypted.
+    """
+    set_ = {secret.name for secret in version.secrets}
+    missing = [name for name in version.config.secrets if name not in set_]
+    if missing:
+        raise FunctionLoadFailed(
+            f"the secret {missing[0]} is not set",
+            hint=f"set it: hearth secrets set {missing[0]}",
+            details={"secrets": missing},
+        )
+    if sum(secret.size for secret in version.secrets) > SECRETS_BYTES_MAX:
+        raise FunctionLoadFailed(
+            f"its secrets are larger than {format_size(SECRETS_BYTES_MAX)} together",
+            hint="keep large things in the function's files or in a store that it asks",
+        )
+    if not version.secrets:
+        return ()
+    if opener is None:
+        raise PlatformError("this process can't open secrets")
+    return tuple(Given(secret.name, opener.open(secret), secret.text) for secret in version.secrets)
+
+
+def attachment(version: Deployed, given: tuple[Given, ...] = ()) -> Attachment:
     """What makes a slot this version's."""
     config = version.config
     return Attachment(
         artifact=version.artifact,
         limits=Limits(memory=config.memory, cpu=config.cpu, tmp=config.tmp),
         network=Network(config.network),
+        secrets=tuple((secret.name, secret.value) for secret in given),
     )
 
 
@@ -197,5 +242,7 @@ def _tail(slot: Slot) -> dict[str, str]:
     return {"tail": "\n".join(slot.tail)} if slot.tail else {}
 
 
-def _with_handler(config: FunctionConfig, handler: str) -> FunctionConfig:
-    return config if config.handler or not handler else dataclasses.replace(config, handler=handler)
+def _filled(config: FunctionConfig, handler: str, given: tuple[Given, ...]) -> FunctionConfig:
+    """The settings with what is known only now: the handler as detected, secrets in the environment. For `load` alone."""
+    secrets = tuple((secret.name, secret.value.decode()) for secret in given if secret.text)
+    return dataclasses.replace(config, handler=config.handler or handler, env=(*config.env, *secrets))

@@ -11,10 +11,12 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from dataclasses import replace
 from typing import Any, Protocol
 
 from hearth.app.admission import Granted, Ticket
 from hearth.app.instances import Group, Instance
+from hearth.app.renewal import Renewals
 from hearth.app.slot import Slot
 from hearth.core import scaling
 from hearth.core.errors import (
@@ -65,6 +67,7 @@ class Pool:
         self._groups: dict[str, Group] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
+        self._renewals = Renewals(self._begin_renewal, self._retire)
         self.on_waiting: Callable[[], None] = lambda: None  # the scaler wants to know that somebody waits
 
     # The warm path.
@@ -200,7 +203,10 @@ class Pool:
         self._stop(instance, 0.0)
 
     def serve_only(self, versions: Iterable[Deployed]) -> None:
-        """The routes have changed: versions that are not among these finish what they have and end."""
+        """The routes have changed: versions that are not among these finish what they have and end.
+
+        Instances of one whose secrets have changed are replaced.
+        """
         wanted = {version.id: version for version in versions}
         for key, group in list(self._groups.items()):
             group.retired = key not in wanted
@@ -209,6 +215,11 @@ class Pool:
                     self._retire(instance)
                 self._forget(group)
         for version in wanted.values():
+            held = self._groups.get(version.id)
+            if held is not None and held.version.secrets != version.secrets:
+                held.version = version
+                held.memory = replace(held.memory, failures=0, not_before=0.0)  # it may load now
+                self._renewals.look(held, self._clock.monotonic())
             if version.config.scale.min:
                 self._group(version)
 
@@ -233,6 +244,7 @@ class Pool:
             for ticket in group.line.expired(now):
                 ticket.granted(None, _too_late(group, now - ticket.since), 0.0)
             self.scale(group, now)
+            self._renewals.look(group, now)
             self._forget(group)
 
     @property
@@ -305,9 +317,9 @@ class Pool:
         self._forget(group)
 
     async def _start(self, group: Group) -> None:
-        began = self._clock.monotonic()
+        began, version = self._clock.monotonic(), group.version
         try:
-            slot = await self._launch(group)
+            slot = await self._launch(group, version)
         except HearthError as error:
             group.starting -= 1
             self._not_started(group, error)
@@ -324,13 +336,26 @@ class Pool:
         if self._closing:
             await self._launches.discard(slot, 0.0)
             return
-        instance = self.add(group.version, slot, now - began)
+        instance = self.add(version, slot, now - began)
+        self._renewals.up(group, instance)
         if group.retired and not instance.in_flight:
             self._retire(instance)
 
-    async def _launch(self, group: Group) -> Slot:
+    def _begin_renewal(self, group: Group) -> None:
+        group.starting += 1
+        self._spawn(self._renew(group))
+
+    async def _renew(self, group: Group) -> None:
         try:
-            return await self._launches.launch(group.version)
+            await self._start(group)
+        finally:
+            self._renewals.ended(
+                [] if self._closing else list(self._groups.values()), self._clock.monotonic()
+            )
+
+    async def _launch(self, group: Group, version: Deployed) -> Slot:
+        try:
+            return await self._launches.launch(version)
         except NoCapacity:
             idle = self._spare(group)
             if idle is None:
@@ -338,7 +363,7 @@ class Pool:
             self._leave(idle)
             if idle.move(InstanceState.STOPPING):
                 await self._remove(idle, 0.0)
-            return await self._launches.launch(group.version)
+            return await self._launches.launch(version)
 
     def _spare(self, but: Group) -> Instance | None:
         """The longest idle instance of another version that is above its `min`."""
@@ -351,6 +376,7 @@ class Pool:
 
     def _not_started(self, group: Group, error: HearthError) -> None:
         now = self._clock.monotonic()
+        self._renewals.failed(group, error)
         if group.failure is None:
             group.failure_since = now
         group.failure = error

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from hearth.core.errors import HearthError, NotFound
-from hearth.core.records import Event, RouteRow, VersionRow
+from hearth.core.records import Event, RouteRow, SealedSecret, VersionRow
 from hearth.core.routing import Deployed, Route, deployed, make_route
 from hearth.ports.bus import Bus
 from hearth.ports.clock import Clock
@@ -25,9 +25,13 @@ Key = tuple[bytes, bytes]  # namespace, function
 
 
 class Versions(Protocol):
-    """Finds versions that no alias points to."""
+    """Finds versions that no alias points to, and the secrets that they name."""
 
     async def find_version(self, function_id: str, number: int) -> VersionRow | None: ...
+
+    async def sealed_secrets(
+        self, namespace_id: str, function_id: str | None, names: Collection[str]
+    ) -> tuple[SealedSecret, ...]: ...
 
 
 class Routes:
@@ -128,7 +132,13 @@ class Routes:
         row = await self._versions.find_version(route.function.id, number)
         if row is None:
             raise NotFound(f"the function has no version {number}")
-        found = self._named[route.function.id, number] = deployed(route.function, row)
+        names = row.config.secrets
+        secrets = (
+            await self._versions.sealed_secrets(route.function.namespace_id, route.function.id, names)
+            if names
+            else ()
+        )
+        found = self._named[route.function.id, number] = deployed(route.function, row, secrets)
         self.on_change()
         return found
 
@@ -147,6 +157,9 @@ class Routes:
             return self._remove(row.function.id)
         self.entries[key] = route
         self._keys[row.function.id] = key
+        for named, version in list(self._named.items()):
+            if named[0] == row.function.id and version.config.secrets:
+                del self._named[named]  # they may have changed: it is looked up again when it is asked for
         return None
 
     def _remove(self, function_id: str) -> None:

@@ -19,6 +19,7 @@ import hearth
 from hearth.api.app import create_app
 from hearth.api.deps import ApiDeps
 from hearth.api.functions import FunctionServices, functions_router
+from hearth.api.secrets import secrets_router
 from hearth.app.auth import Auth, RegistrationRule
 from hearth.app.builds import BuildWorkers, Workshop
 from hearth.app.deploy import Deploys
@@ -26,6 +27,7 @@ from hearth.app.feed import BuildFeed
 from hearth.app.functions import FunctionViews
 from hearth.app.keys import Keys
 from hearth.app.retention import Retention
+from hearth.app.secrets import Secrets
 from hearth.app.sessions import Sessions
 from hearth.app.users import Users
 from hearth.blobs.local import LocalBlobs
@@ -43,6 +45,7 @@ from hearth.runtimes.go import GoRuntime
 from hearth.security.passwords import Argon2Passwords
 from hearth.security.rootkey import read_root_key
 from hearth.security.tokens import AccessTokens, TokenMint
+from hearth.security.vault import LABEL, Vault
 from hearth.security.verifier import CredentialVerifier
 from hearth.store.store import Store
 from hearth.telemetry.logreader import LogReader
@@ -119,7 +122,8 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
         builders = BuildWorkers(
             _workshop(context, store, driver, probe, blobs, logs, feed), bus, settings.build_workers
         )
-        server = _server(context, create_app(deps, [functions_router(services)]))
+        secrets = Secrets(store, Vault([root.derive(LABEL)]), ids)
+        server = _server(context, create_app(deps, [functions_router(services), secrets_router(secrets)]))
         tasks = [
             asyncio.create_task(server.serve(), name="api"),
             asyncio.create_task(builders.run(stopping), name="builds"),
@@ -130,12 +134,18 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
         up = asyncio.create_task(server.up.wait())
         await asyncio.wait((up, tasks[0]), return_when=asyncio.FIRST_COMPLETED)
         up.cancel()
-        context.api_socket.chmod(0o600)
+        staged = _staged(context)
+        staged.chmod(0o600)
+        staged.rename(context.api_socket)  # from now on shards come to us, and no longer to a control before us
         ready({"first_user": await store.count_users() == 0})
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not stopping.is_set():  # something of ours has failed: a successor takes over while we drain
+            ready({"draining": True})
         server.should_exit = True
         stopping.set()
-        await asyncio.wait(tasks[:2], timeout=settings.drain_grace)
+        await bus.close()  # the other processes come to our successor's
+        left = await child.unless_hurried(context, asyncio.wait(tasks[:2], timeout=settings.drain_grace))
+        server.force_exit = left is None
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -204,11 +214,10 @@ class _Server(uvicorn.Server):
 
 
 def _server(context: Context, app: Any) -> _Server:
-    context.api_socket.unlink(missing_ok=True)  # of a control that was killed
     return _Server(
         uvicorn.Config(
             app,
-            uds=str(context.api_socket),
+            uds=str(_staged(context)),
             log_config=None,
             access_log=False,
             server_header=False,
@@ -216,6 +225,11 @@ def _server(context: Context, app: Any) -> _Server:
             timeout_graceful_shutdown=int(context.settings.drain_grace),
         )
     )
+
+
+def _staged(context: Context) -> Path:
+    """Where the API's socket is bound, before it takes the place of one that may be in use."""
+    return context.api_socket.with_name(f"api-{os.getpid()}.sock")
 
 
 def main() -> None:

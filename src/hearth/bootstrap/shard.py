@@ -36,6 +36,7 @@ from hearth.gateway.door import Door
 from hearth.gateway.upstream import Upstream
 from hearth.guest.factory import StreamGuests
 from hearth.security.tokens import AccessTokens
+from hearth.security.vault import Vault, read_key
 from hearth.security.verifier import CredentialVerifier
 from hearth.store.store import Store
 from hearth.telemetry.logs import LogFiles
@@ -88,6 +89,7 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
             slots,
             lambda version: shelf.get(version.toolchain),
             lambda version: rebuild[0](version),
+            Vault([read_key(context.fds.pop("secrets"))]),
         )
         pool = Pool(launcher, clock)
         prover = Prover(store, launcher, pool, bus, clock, context.owner)
@@ -133,12 +135,16 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
         await door.serve(socket.socket(fileno=context.fds.pop("listener")))
         ready({})
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        left = await door.drain(settings.drain_grace)
-        if left:
-            log.warning("%d requests did not end within the grace and are cut", left)
+        if not stopping.is_set():  # something of ours has failed: a successor takes over while we drain
+            ready({"draining": True})
+        tasks[list(works).index("prover")].cancel()  # what it is at is given back, for another to prove
+        unused = asyncio.create_task(slots.close())  # nothing new is started from them here
+        left = await child.unless_hurried(context, door.drain(settings.drain_grace, context.closing))
+        if left != 0:
+            log.warning("requests did not end within the grace and are cut")
         await door.close()
+        await unused
         await pool.close()
-        await slots.close()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -22,6 +22,7 @@ from hearth.core.errors import StartupFailed
 from hearth.core.settings import Settings
 from hearth.linux import mounts
 from hearth.security.rootkey import RootKey, load_root_key
+from hearth.security.vault import key_descriptor
 from hearth.supervisor import view
 from hearth.supervisor.child import ChildSpec
 from hearth.supervisor.datadir import DataDir
@@ -71,7 +72,7 @@ def run(settings: Settings) -> None:
         os.chown(run_dir / "control", uid, gid)
         setup_token = None if is_loopback(settings.host) else secrets.token_urlsafe(18)
         specs = _specs(settings, data.instance, run_dir, uid, gid, key, sockets[0].fileno(), setup_token)
-        supervisor = Supervisor(specs, settings.drain_grace)
+        supervisor = Supervisor(specs, settings.drain_grace, sockets, lambda: _renewed(specs))
         asyncio.run(supervisor.run(lambda said: _announce(settings, said, setup_token)))
 
 
@@ -163,6 +164,8 @@ def _specs(
             {**common, "name": name, "extra": extra},
             stage,
             fds,
+            drains=module in ("control", "shard"),
+            overlaps=module in ("control", "resolver", "shard"),
         )
 
     resolver = _resolver_id(instance, uid)
@@ -173,8 +176,25 @@ def _specs(
     return [
         spec("keeper", "keeper", 0, {"prefixes": prefixes, "resolver_uid": resolver}, {}, runs_as=None),
         spec("control", "control", 1, {"setup_token": setup_token, **files}, {"key": key_fd}),
-        spec("resolver", "resolver", 2, {}, {}, runs_as=(resolver, resolver)),
-        spec("shard-0", "shard", 2, {"token_key": key.token_public_key().hex()}, {"listener": listener}),
+        spec("resolver", "resolver", 1, {}, {}, runs_as=(resolver, resolver)),
+        spec(
+            "shard-0",
+            "shard",
+            2,
+            {"token_key": key.token_public_key().hex()},
+            {"listener": listener, "secrets": key_descriptor(key)},
+        ),
+    ]
+
+
+def _renewed(specs: Sequence[ChildSpec]) -> Sequence[ChildSpec]:
+    """What to start at SIGHUP: the program as it is installed now, with pip.conf and .npmrc read again."""
+    files = registry_files(environment())
+    return [
+        replace(spec, config={**spec.config, "extra": {**spec.config["extra"], **files}})
+        if spec.name == "control"
+        else spec
+        for spec in specs
     ]
 
 

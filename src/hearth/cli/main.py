@@ -28,6 +28,7 @@ COMMANDS = {
     "password": "password:password",
     "sessions": "sessions:sessions",
     "keys": "keys:keys",
+    "secrets": "secrets:secrets",
     "users": "users:users",
     "create-function": "create:create_function",
     "deploy-function": "deploy:deploy_function",

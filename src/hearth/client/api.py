@@ -6,6 +6,7 @@ sense. Times in the models are milliseconds since the epoch.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -182,6 +183,26 @@ class Client:
         params = {key: value for key, value in asked.items() if value is not None}
         return self._lines(models.LogItem, _path(namespace, name, "/logs"), params)
 
+    # secrets
+
+    def secrets(self, namespace: str, function: str | None) -> Iterator[models.SecretItem]:
+        """All in a namespace; with a function those that it may name."""
+        return self._pages(models.SecretItem, _secrets(namespace, function))
+
+    def set_secret(self, namespace: str, function: str | None, name: str, value: bytes) -> models.SecretSet:
+        """Set it for a namespace, or with a function for that one alone."""
+        path = f"{_secrets(namespace, function)}/{quote(name, safe='')}"
+        asked = models.SetSecret(value_base64=base64.b64encode(value).decode())
+        body = asked.model_dump_json(exclude_none=True).encode()
+        return parse(models.SecretSet, self.connection.request("PUT", path, body=body))
+
+    def delete_secret(
+        self, namespace: str, function: str | None, name: str, *, force: bool
+    ) -> models.SecretDeleted:
+        path = f"{_secrets(namespace, function)}/{quote(name, safe='')}"
+        asked = {"force": "true"} if force else {}
+        return parse(models.SecretDeleted, self.connection.request("DELETE", path, params=asked))
+
     # shapes
 
     def _get(self, model: type[T], path: str) -> T:
@@ -217,6 +238,12 @@ def split_lines(response: httpx.Response) -> Iterator[bytes]:
         yield from (line for line in whole if line.strip())
     if rest.strip():
         yield rest
+
+
+def _secrets(namespace: str, function: str | None) -> str:
+    if function is not None:
+        return _path(namespace, function, "/secrets")
+    return f"/api/v1/namespaces/{quote(namespace, safe='')}/secrets"
 
 
 def _path(namespace: str, name: str, rest: str = "") -> str:

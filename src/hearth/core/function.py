@@ -44,6 +44,7 @@ class FunctionConfig:
     auth: Auth = "members"
     tmp: int = limits.TMP_DEFAULT
     build_command: str = ""
+    secrets: tuple[str, ...] = ()  # names; the values are looked up when an instance starts
     written: tuple[str, ...] = ()  # limits that the person wrote down: memory, cpu, tmp, network
 
 
@@ -58,4 +59,5 @@ def config_from_json(data: dict[str, Any]) -> FunctionConfig:
     values["scale"] = Scale(**values["scale"])
     values["env"] = tuple((key, value) for key, value in values["env"])
     values["written"] = tuple(values["written"])
+    values["secrets"] = tuple(values.get("secrets", ()))  # versions from before there were any have none
     return FunctionConfig(**values)

@@ -23,6 +23,7 @@ PREFIXES = {
     "sandbox": "sb_",
     "owner": "own_",
     "event": "ev_",
+    "secret": "sec_",
     "invocation": "inv_",
 }
 

@@ -127,7 +127,7 @@ class Attachment:
     artifact: str
     limits: Limits
     network: Network
-    secrets: tuple[tuple[str, bytes], ...] = ()
+    secrets: tuple[tuple[str, bytes], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)

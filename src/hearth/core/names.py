@@ -9,14 +9,17 @@ from hearth.core.errors import InvalidInput, InvalidName
 _NAME = re.compile(r"[a-z](?:[a-z0-9-]*[a-z0-9])?\Z")
 NAMESPACE_MIN, NAMESPACE_MAX = 3, 30
 FUNCTION_MIN, FUNCTION_MAX = 1, 31
+SECRET_NAME_MAX = 64
 EMAIL_MAX = 254
+_SECRET = re.compile(r"[A-Z_][A-Z0-9_]*\Z")
+_RESERVED = re.compile(r"(PORT|PATH|HOME|HEARTH_.*|LD_.*)\Z")
 _EMAIL = re.compile(r"[^@\s]{1,64}@[^@\s]+\Z")
 
 
 def _check(kind: str, name: str, shortest: int, longest: int) -> str:
     if _NAME.match(name) is None or "--" in name or not shortest <= len(name) <= longest:
         raise InvalidName(
-            f"{name[:64]!r} is not a name for a {kind}",
+            f"{name[:64]!r} is not a name for {'an' if kind == 'alias' else 'a'} {kind}",
             hint=f"use {shortest} to {longest} of a-z, 0-9 and single dashes, beginning with a letter",
         )
     return name
@@ -34,6 +37,26 @@ def check_function(name: str) -> str:
             "'xn' is not a name for a function", hint="host names beginning with xn-- are reserved"
         )
     return _check("function", name, FUNCTION_MIN, FUNCTION_MAX)
+
+
+def check_alias(name: str) -> str:
+    """Return `name`; raise InvalidName when it can't name an alias."""
+    return _check("alias", name, FUNCTION_MIN, FUNCTION_MAX)
+
+
+def check_secret(name: str) -> str:
+    """Return `name`; raise InvalidName when it can't name a secret: it is an environment variable and a file."""
+    if _SECRET.match(name) is None or len(name) > SECRET_NAME_MAX:
+        raise InvalidName(
+            f"{name[:SECRET_NAME_MAX]!a} is not a name for a secret",
+            hint=f"use 1 to {SECRET_NAME_MAX} of A-Z, 0-9 and _, not beginning with a digit, such as STRIPE_KEY",
+        )
+    if _RESERVED.match(name):
+        raise InvalidName(
+            f"{name} can't name a secret: the variable has a meaning of its own",
+            hint="PORT, PATH, HOME, HEARTH_… and LD_… are taken; choose another name",
+        )
+    return name
 
 
 def check_email(text: str) -> str:

@@ -18,8 +18,8 @@ class Role(StrEnum):
 class Action(StrEnum):
     READ = "read"  # see functions, versions, logs
     INVOKE = "invoke"
-    DEPLOY = "deploy"  # create, deploy, roll back, delete a function
-    MANAGE = "manage"  # members, secrets, keys of others
+    DEPLOY = "deploy"  # create, deploy, roll back, delete a function; set and delete secrets
+    MANAGE = "manage"  # members, keys of others
     ADMINISTER = "administer"  # users of the platform
     METRICS = "metrics"  # read the platform's /metrics
     ACCOUNT = "account"  # one's own: password, sessions, keys

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hearth.core.errors import NotFound
 from hearth.core.function import FunctionConfig
 from hearth.core.permissions import Resource
-from hearth.core.records import FunctionRow, RouteRow, VersionRow
+from hearth.core.records import FunctionRow, RouteRow, SealedSecret, VersionRow
 from hearth.core.version import VersionState
 
 LIVE = "live"
@@ -37,6 +38,7 @@ class Deployed:
     version_header: bytes  # a whole header line of answers
     timeout_ms: bytes
     public: bool
+    secrets: tuple[SealedSecret, ...] = ()  # those it names that are set, by name
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,8 +71,11 @@ class Route:
         return tuple(found.values())
 
 
-def deployed(function: FunctionRow, row: VersionRow) -> Deployed:
+def deployed(function: FunctionRow, row: VersionRow, secrets: Iterable[SealedSecret] = ()) -> Deployed:
     """Make a version ready to serve.
+
+    Args:
+        secrets: all that is known of the function's; the version gets those it names.
 
     Raises:
         NotFound: it has not been built and proven.
@@ -80,10 +85,17 @@ def deployed(function: FunctionRow, row: VersionRow) -> Deployed:
             f"version {row.number} is {row.state.value}",
             hint="use a version that is ready; `hearth versions` lists them",
         )
-    return _deployed(function, row)
+    return _deployed(function, row, _named(row, secrets))
 
 
-def _deployed(function: FunctionRow, row: VersionRow) -> Deployed:
+def _named(row: VersionRow, secrets: Iterable[SealedSecret]) -> tuple[SealedSecret, ...]:
+    if not row.config.secrets:
+        return ()
+    known = {secret.name: secret for secret in secrets}
+    return tuple(known[name] for name in row.config.secrets if name in known)
+
+
+def _deployed(function: FunctionRow, row: VersionRow, secrets: tuple[SealedSecret, ...]) -> Deployed:
     return Deployed(
         id=row.id,
         number=row.number,
@@ -100,6 +112,7 @@ def _deployed(function: FunctionRow, row: VersionRow) -> Deployed:
         version_header=b"x-hearth-version: %d\r\n" % row.number,
         timeout_ms=b"%d" % round(row.config.timeout * 1000),
         public=row.config.auth == "public",
+        secrets=secrets,
     )
 
 
@@ -108,15 +121,22 @@ def make_route(row: RouteRow, known: dict[str, Deployed]) -> Route | None:
 
     Args:
         row: the function with its aliases.
-        known: versions that are served already, by id; they are immutable and used again.
+        known: versions that are served already, by id; they are immutable and used again, unless their secrets have
+            changed.
     """
+
+    def served(version: VersionRow) -> Deployed:
+        secrets, before = _named(version, row.secrets), known.get(version.id)
+        same = before is not None and before.secrets == secrets
+        return before if before is not None and same else _deployed(row.function, version, secrets)
+
     aliases: dict[str, Weighted] = {}
     for alias, targets in row.aliases:
         usable = [t for t in targets if t.weight > 0 and t.version.artifact is not None]
         if not usable:
             continue
         # One that is being built again is among them: its launch says so, and 404 would be a lie.
-        versions = tuple(known.get(t.version.id) or _deployed(row.function, t.version) for t in usable)
+        versions = tuple(served(t.version) for t in usable)
         totals = tuple(itertools.accumulate(t.weight for t in usable))
         aliases[alias] = Weighted(versions, totals, versions[0] if len(versions) == 1 else None)
     live = aliases.get(LIVE)

@@ -9,19 +9,19 @@ import re
 from pathlib import Path
 from typing import Any, cast
 
-from ruamel.yaml.nodes import MappingNode, ScalarNode
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from hearth.core import limits
 from hearth.core.errors import InvalidManifest, InvalidName, NotYetSupported
 from hearth.core.function import Auth, FunctionConfig, Scale
-from hearth.core.names import check_function
+from hearth.core.names import check_function, check_secret
 from hearth.manifest.yaml import Document, Entry, nearest
 
 FILE = "function.yaml"
 
 KNOWN = (
     "name", "runtime", "handler", "memory", "cpu", "timeout", "init_timeout", "concurrency",
-    "scale", "env", "network", "auth", "files", "build",
+    "scale", "env", "secrets", "network", "auth", "files", "build",
 )  # fmt: skip
 LATER = {
     "image": "container images",
@@ -33,7 +33,6 @@ LATER = {
     "limits": "rate limits",
     "on_success": "follow-up calls",
     "callback": "callbacks",
-    "secrets": "secrets for functions",
     "triggers": "schedules and queues",
     "async": "settings of async calls",
 }
@@ -88,6 +87,8 @@ def read(text: str, file: str = FILE) -> FunctionConfig:
         values["scale"] = _scale(doc, entry)
     if entry := entries.get("env"):
         values["env"] = _env(doc, entry)
+    if entry := entries.get("secrets"):
+        values["secrets"] = _secrets(doc, entry, values.get("env", ()))
     if entry := entries.get("network"):
         values["network"] = _network(doc, entry)
     if entry := entries.get("auth"):
@@ -225,6 +226,31 @@ def _env(doc: Document, entry: Entry) -> tuple[tuple[str, str], ...]:
             key="env",
         )
     return tuple(sorted(pairs))
+
+
+def _secrets(doc: Document, entry: Entry, env: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+    if not isinstance(entry.value, SequenceNode):
+        doc.wrong(entry, "a list of names", "write it as: secrets: [STRIPE_KEY]")
+    plain, names = dict(env), dict[str, Node]()
+    for item in entry.value.value:
+        name = str(item.value) if isinstance(item, ScalarNode) else ""
+        try:
+            check_secret(name)
+        except InvalidName as error:
+            doc.fail(item, error.message, error.hint, key="secrets")
+        if name in names:
+            doc.fail(item, f"secrets names {name} twice", "keep one", key="secrets")
+        if name in plain:
+            doc.fail(item, f"{name} stands under env and under secrets", "keep one", key="secrets")
+        names[name] = item
+    if len(names) > limits.SECRETS_NAMED_MAX:
+        doc.fail(
+            entry.key,
+            f"secrets has {len(names)} names, {limits.SECRETS_NAMED_MAX} are allowed",
+            "put several values into one secret, as JSON",
+            key="secrets",
+        )
+    return tuple(sorted(names))
 
 
 def _network(doc: Document, entry: Entry) -> Any:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Connection, delete, func, select, update
 
 from hearth.core.records import Event, FunctionRow, RouteRow, Target, VersionRow
 from hearth.store import tables as t
 from hearth.store.database import Database
 from hearth.store.rows import emit, functions, to_event, to_function, to_version
+from hearth.store.secrets import usable
 from hearth.store.writer import Tx
 
 LIVE = "live"
@@ -63,7 +64,7 @@ class Routes:
 
 
 def _routes(connection: Connection, found: list[FunctionRow]) -> list[RouteRow]:
-    """Functions with their aliases, in one more query. A version that is being built again is still routed to."""
+    """Functions with their aliases, in one more query, and the secrets of those that name some. A version that is being built again is still routed to."""
     a, v = t.aliases.c, t.versions.c
     query = (
         select(t.versions, a.name.label("alias"), t.alias_targets.c.weight)
@@ -77,11 +78,21 @@ def _routes(connection: Connection, found: list[FunctionRow]) -> list[RouteRow]:
     for (function_id, alias), group in groupby(rows, key=lambda row: (row["function_id"], row["alias"])):
         targets = tuple(Target(to_version(row), row["weight"]) for row in group)
         aliases.setdefault(function_id, []).append((alias, targets))
-    return [RouteRow(function, tuple(aliases.get(function.id, ()))) for function in found]
+    names = {
+        function_id: {
+            name for _, targets in of for target in targets for name in target.version.config.secrets
+        }
+        for function_id, of in aliases.items()
+    }
+    secrets = usable(connection, ((function, names.get(function.id, ())) for function in found))
+    return [
+        RouteRow(function, tuple(aliases.get(function.id, ())), secrets.get(function.id, ()))
+        for function in found
+    ]
 
 
 def move_live(tx: Tx, version_id: str, alias_id: str, *, only_tell: bool) -> None:
-    """Point alias ``live`` at a version, unless a later one is there already.
+    """Point alias ``live`` at a version, unless a later one was ready before; note which one it replaces.
 
     Args:
         alias_id: the alias's id, should it be new.
@@ -91,6 +102,13 @@ def move_live(tx: Tx, version_id: str, alias_id: str, *, only_tell: bool) -> Non
     version = run(select(t.versions).where(v.id == version_id)).mappings().one()
     function_id, namespace_id = version["function_id"], version["namespace_id"]
     if only_tell:
+        emit(tx, "route", function_id, namespace_id, version=version["number"], did="ready")
+        return
+    later = select(v.id).where(
+        v.function_id == function_id, v.number > version["number"], v.ready_ms.is_not(None)
+    )
+    if run(later.limit(1)).first() is not None:
+        # Also where a person has rolled back from that later one: what was older than it is nobody's wish any more.
         emit(tx, "route", function_id, namespace_id, version=version["number"], did="ready")
         return
     existing = run(select(a.id).where(a.function_id == function_id, a.name == LIVE)).scalar_one_or_none()
@@ -112,11 +130,8 @@ def move_live(tx: Tx, version_id: str, alias_id: str, *, only_tell: bool) -> Non
             .join(t.alias_targets, t.alias_targets.c.version_id == v.id)
             .where(t.alias_targets.c.alias_id == alias_id)
         )
-        live_number = run(newest).scalar_one_or_none()
-        if live_number is not None and live_number > version["number"]:
-            emit(tx, "route", function_id, namespace_id, version=version["number"], did="ready")
-            return
+        run(update(t.versions).where(v.id == version_id).values(replaced=run(newest).scalar_one_or_none()))
         run(delete(t.alias_targets).where(t.alias_targets.c.alias_id == alias_id))
-        run(t.aliases.update().where(a.id == alias_id).values(updated_ms=tx.now_ms))
+        run(update(t.aliases).where(a.id == alias_id).values(updated_ms=tx.now_ms))
     run(t.alias_targets.insert().values(alias_id=alias_id, version_id=version_id, weight=WHOLE))
     emit(tx, "route", function_id, namespace_id, version=version["number"], did="live")

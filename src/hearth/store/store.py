@@ -20,15 +20,18 @@ from hearth.store.dialect import create_file, sqlite_readers, sqlite_writer
 from hearth.store.functions import Functions
 from hearth.store.migrate import migrate
 from hearth.store.processes import Processes
+from hearth.store.retention import Retention
 from hearth.store.routes import Routes
+from hearth.store.secrets import Secrets
+from hearth.store.traffic import Traffic
 from hearth.store.work import Work
 from hearth.store.writer import Tx
 
 _FINGERPRINT = "root_key_fingerprint"
 
 
-class Store(Accounts, Credentials, Functions, Work, Routes, Processes):
-    """Implements `AccountStore`, `FunctionStore`, `WorkStore`, `RouteStore` and `ProcessStore`. Made by `open`."""
+class Store(Accounts, Credentials, Functions, Work, Routes, Secrets, Processes, Traffic, Retention):
+    """Implements every store port. Made by `open`."""
 
     def __init__(self, database: Database) -> None:
         self._db = database

@@ -11,12 +11,13 @@ from typing import Any
 from sqlalchemy import Connection, and_, or_, select, update
 
 from hearth.core.errors import StaleLease
-from hearth.core.records import Failure, Lease, VersionJob
+from hearth.core.records import Failure, Lease, SealedSecret, VersionJob
 from hearth.core.version import VersionState
 from hearth.store import tables as t
 from hearth.store.database import Database
 from hearth.store.routes import move_live
 from hearth.store.rows import emit, failure_to_json, functions, to_function, to_version
+from hearth.store.secrets import usable
 from hearth.store.writer import Tx
 
 ATTEMPTS = 2  # a worker that died is replaced once; what kills two has a reason
@@ -51,9 +52,17 @@ class Work:
 
         await self._db.write(write)
 
-    async def built(self, version_id: str, token: int, artifact: str, toolchain: str) -> None:
+    async def built(
+        self, version_id: str, token: int, artifact: str, toolchain: str, size: int | None = None
+    ) -> None:
         def write(tx: Tx) -> None:
-            values = {"state": _BUILT.value, "artifact": artifact, "toolchain": toolchain, "attempts": 0}
+            values = {
+                "state": _BUILT.value,
+                "artifact": artifact,
+                "toolchain": toolchain,
+                "size": size,
+                "attempts": 0,
+            }
             _settle(tx, version_id, token, (_BUILDING,), values | _UNOWNED)
             _emit(tx, version_id, "built")
 
@@ -161,10 +170,16 @@ def _claim(
         if run(claim).rowcount == 0:
             continue  # another process was first (can't happen under SQLite's one writer)
         _emit(tx, row["id"], during.value)
-        version = run(select(t.versions).where(v.id == row["id"])).mappings().one()
-        function = run(functions().where(t.functions.c.id == row["function_id"])).mappings().one()
-        lease = Lease(version["lease_token"], owner, version["attempts"])
-        return VersionJob(to_version(version), to_function(function), lease)
+        claimed = run(select(t.versions).where(v.id == row["id"])).mappings().one()
+        version = to_version(claimed)
+        function = to_function(
+            run(functions().where(t.functions.c.id == version.function_id)).mappings().one()
+        )
+        lease = Lease(claimed["lease_token"], owner, claimed["attempts"])
+        secrets: tuple[SealedSecret, ...] = ()
+        if during is _PROVING:  # a build is given none
+            secrets = usable(tx.connection, [(function, version.config.secrets)]).get(function.id, ())
+        return VersionJob(version, function, lease, secrets)
     return None
 
 

@@ -147,6 +147,30 @@ class CreatedKey(KeyItem):
     secret: str  # hk_…, shown once
 
 
+class SetSecret(Request):
+    """A value, as text or (any bytes) in base64. It is in no answer."""
+
+    value: str | None = Field(default=None, repr=False, json_schema_extra={"writeOnly": True, "format": "password"})
+    value_base64: str | None = Field(default=None, repr=False, json_schema_extra={"writeOnly": True})
+
+
+class SecretItem(Model):
+    name: str
+    namespace: str
+    function: str | None  # whose it is; none: the namespace's
+    environment: bool  # False: it is no text, and given as a file only
+    created_at: int
+    updated_at: int
+
+
+class SecretSet(SecretItem):
+    function_made: bool  # the function is new by this; nothing is deployed there yet
+
+
+class SecretDeleted(Model):
+    lacking: list[str]  # functions that named it and can't start any more
+
+
 class FailureItem(Model):
     code: str
     message: str
@@ -211,6 +235,35 @@ class LogItem(Model):
     version: int
     instance: str
     invocation: str | None
+
+
+class StatsItem(Model):
+    """A function's figures since the processes that count them started; durations of whole calls, None before the first."""
+
+    namespace: str
+    name: str
+    calls: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    errors: dict[str, int]  # failed calls by whose fault: function, request, platform
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    cold_starts: int  # calls that waited for an instance to start
+    instances: dict[str, int]  # by state; what is not there is none
+    in_flight: int
+    queue: int  # calls that wait for an instance now
+
+
+class FunctionStats(StatsItem):
+    missing: list[str] = Field(default_factory=list)  # processes that did not tell their figures
+
+
+class StatsPage(Model):
+    items: list[StatsItem]
+    next: str | None = None
+    missing: list[str] = Field(default_factory=list)  # processes that did not tell their figures
 
 
 class DeployEvent(Model):
