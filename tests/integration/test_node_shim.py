@@ -409,6 +409,28 @@ def test_cancel_ends_a_stream(tmp_path: Path) -> None:
         assert host.log_lines(1)[0]["text"] == "closed"
 
 
+WAITING = {
+    "fetch": "export default { fetch: () => new Response(new ReadableStream({ pull: () => new Promise(() => {}), cancel() { console.log('closed') } })) }",
+    "node-stream": "import { Readable } from 'node:stream'\nexport const handler = async () => ({ statusCode: 200, body: new Readable({ read() {}, destroy(e, done) { console.log('closed'); done(e) } }) })",
+}
+
+
+@pytest.mark.parametrize("source", WAITING.values(), ids=WAITING)
+def test_a_stream_that_waits_has_sent_its_head_and_ends_with_the_caller(tmp_path: Path, source: str) -> None:
+    with loaded(tmp_path, source) as host:
+        host.send(request(1))
+        host.until(lambda: host.answers.get(1) and host.answers[1].status == 200)
+        host.send(cancel(1, "client_gone"))
+        assert host.answer(1).cancelled
+        assert [line["text"] for line in host.log_lines(1)] == ["closed"]
+
+
+def test_a_stream_that_fails_before_its_first_piece_fails_the_request(tmp_path: Path) -> None:
+    source = "export default { fetch: () => new Response(new ReadableStream({ pull() { throw new Error('no') } })) }"
+    with loaded(tmp_path, source) as host:
+        assert host.call(1).error["message"] == "no"
+
+
 def test_drain_waits_for_what_is_in_work(tmp_path: Path) -> None:
     source = (
         "export const handler = async () => { await new Promise((go) => setTimeout(go, 20)); return 'x' }"

@@ -49,6 +49,7 @@ export class Call {
   #wakeReader = null
   #wakeWriter = null
   #controller = null
+  #stop = null
   #discard = false
   bodyEnded = false
   cancelled = null // the reason, once the host has cancelled
@@ -98,6 +99,12 @@ export class Call {
       if (this.cancelled !== null) this.#controller.abort(abortReason(this.cancelled))
     }
     return this.#controller.signal
+  }
+
+  // Calls `stop` when the client leaves or the deadline passes; at once when that has been.
+  whenCancelled(stop) {
+    if (this.cancelled !== null) stop()
+    else this.#stop = stop
   }
 
   // --- the request's body -------------------------------------------------------------------------------
@@ -244,7 +251,10 @@ export class Call {
   cancel(reason) {
     if (this.cancelled !== null) return
     this.cancelled = reason
-    this.#link.within(this, () => this.#controller?.abort(abortReason(reason)))
+    this.#link.within(this, () => {
+      this.#controller?.abort(abortReason(reason))
+      this.#stop?.()
+    })
     this.#wake()
     const wake = this.#wakeWriter
     this.#wakeWriter = null

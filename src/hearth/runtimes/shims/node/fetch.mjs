@@ -56,30 +56,33 @@ export async function respondWith(call, response) {
   const { body } = response
   if (body === null || call.bodiless(head)) {
     call.empty(head)
-    await body?.cancel()
-    return
+    return body?.cancel()
   }
   const reader = body.getReader()
-  const first = await reader.read()
-  if (first.done) {
-    call.empty(head)
-    return
-  }
-  // A body of one piece, the usual one, goes out whole: whatever is there by the next turn is not waited for.
-  const second = reader.read()
+  // Who listens to a stream that waits may leave: it is ended then, not with its next piece.
+  call.whenCancelled(() => { reader.cancel().catch(() => {}) })
+  // Whatever is there by the next turn is not waited for: a body of one piece, the usual one, goes out whole.
   const turn = new Promise((resolve) => { setImmediate(resolve, null) })
-  const next = await Promise.race([second, turn])
-  if (next?.done) {
-    await call.respond(head, bytesOf(first.value))
-    return
+  let reading = reader.read()
+  let read = await Promise.race([reading, turn])
+  if (read !== null) {
+    if (read.done) {
+      call.empty(head)
+      return undefined
+    }
+    reading = reader.read()
+    const next = await Promise.race([reading, turn])
+    if (next?.done) {
+      return call.respond(head, bytesOf(read.value))
+    }
+    call.start(head)
+    if (!(await call.write(bytesOf(read.value), false))) return reader.cancel()
+    read = next
+  } else call.start(head)
+  for (read ??= await reading; !read.done; read = await reader.read()) {
+    if (!(await call.write(bytesOf(read.value), false))) return reader.cancel()
   }
-  call.start(head)
-  let wanted = await call.write(bytesOf(first.value), false)
-  for (let read = next ?? await second; wanted && !read.done; read = await reader.read()) {
-    wanted = await call.write(bytesOf(read.value), false)
-  }
-  if (wanted) await call.write(new Uint8Array(0), true)
-  else await reader.cancel()
+  return call.write(new Uint8Array(0), true)
 }
 
 function bytesOf(value) {

@@ -62,7 +62,7 @@ function whole(call, type, body) {
 
 function structured(call, value) {
   const head = structuredHead(value)
-  if (isStream(value.body)) return stream(call, () => head, value.body)
+  if (isStream(value.body)) return stream(call, () => head, value.body, head)
   return call.respond(head, bodyOf(value))
 }
 
@@ -129,12 +129,23 @@ function streamHead(first) {
   return head
 }
 
-// Sends what an iterable gives, as it comes. headFor(first item) makes the head when the first item is there.
-async function stream(call, headFor, iterable) {
+// Sends what an iterable gives, as it comes. headFor(first item) makes the head when the first item is there;
+// `known` is a head that doesn't depend on it, which goes out when the first item isn't there by the next turn.
+async function stream(call, headFor, iterable, known = null) {
   const iterator = iterable[Symbol.asyncIterator]?.() ?? iterable[Symbol.iterator]()
+  // Who listens to a stream that waits may leave: Node's own streams can be ended then, not with their next piece.
+  if (typeof iterable.destroy === 'function') call.whenCancelled(() => { iterable.destroy() })
+  let next = iterator.next()
   let started = false
-  for (;;) {
-    const { done, value } = await iterator.next()
+  if (known !== null && !call.bodiless(known)) {
+    const turn = new Promise((resolve) => { setImmediate(resolve, null) })
+    if (await Promise.race([next, turn]) === null) {
+      started = true
+      call.start(known)
+    }
+  }
+  for (;; next = iterator.next()) {
+    const { done, value } = await next
     if (done) break
     const object = !started && value !== null && typeof value === 'object' && 'statusCode' in value
     let bytes = typeof value === 'string' ? Buffer.from(value) : asBytes(value)
