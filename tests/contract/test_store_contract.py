@@ -203,8 +203,8 @@ async def test_who_did_what_to_accounts_is_on_record(at: Setting) -> None:
     whole = str(sql(at, "SELECT details FROM events"))
     assert "10.0.0.1" in whole and "10.0.0.2" in whole
     at.clock.advance(10)
-    assert await at.store.forget_events(at.clock.now_ms() - 20_000) == 0
-    assert await at.store.forget_events(at.clock.now_ms() - 5_000) == 10
+    assert await at.store.prune_events(at.clock.now_ms() - 20_000, 1000) == 0
+    assert await at.store.prune_events(at.clock.now_ms() - 5_000, 1000) == 10
 
 
 async def test_a_key_of_the_platform_has_no_namespace(at: Setting) -> None:

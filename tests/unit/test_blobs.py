@@ -45,7 +45,7 @@ async def test_the_same_again(blobs: LocalBlobs) -> None:
     staged = fill(blobs.staging())
     assert await blobs.adopt("source", staged) == first
     assert not staged.exists()
-    assert await blobs.collect("source", set(), 60) == 0  # it is young again
+    assert await blobs.collect("source", set(), 60) == set()  # it is young again
     assert blobs.exists("source", first)
 
 
@@ -103,7 +103,7 @@ async def test_collect(blobs: LocalBlobs) -> None:
     young = await blobs.adopt("artifact", fill(blobs.staging(), "young"))
     for digest in (kept, old):
         os.utime(blobs.path("artifact", digest), (1, 1))
-    assert await blobs.collect("artifact", {kept}, 60) == 1
+    assert await blobs.collect("artifact", {kept}, 60) == {old}
     assert [blobs.exists("artifact", digest) for digest in (kept, old, young)] == [True, False, True]
 
 
@@ -112,6 +112,6 @@ async def test_collect_unfinished(blobs: LocalBlobs, tmp_path: Path) -> None:
     (tmp_path / "tmp" / "loose").write_text("x")
     os.utime(tmp_path / "tmp" / "loose", (1, 1))
     os.utime(old, (1, 1))
-    assert await blobs.collect("tmp", set(), 60) == 2
+    assert await blobs.collect("tmp", set(), 60) == {"loose", old.name}
     assert not old.exists()
     assert young.exists()

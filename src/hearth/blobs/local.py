@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import fcntl
 import os
 import re
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
 from pathlib import Path
 
 from hearth.blobs.digest import tree_digest
-from hearth.core.errors import PlatformError
+from hearth.core.disk import refusal
 
 FOLDERS = {"source": "sources", "artifact": "artifacts"}
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
@@ -24,7 +27,10 @@ class LocalBlobs:
     Args:
         data_dir: exists and belongs to this process's user.
 
-    Raises PlatformError where the disk refuses.
+    Raises NoCapacity where the disk is full, PlatformError where it refuses otherwise.
+
+    To make a blob young and to look whether it is old are one step each, under a lock between processes: what `touch`
+    has said yes to is not collected.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -35,7 +41,10 @@ class LocalBlobs:
 
     def staging(self) -> Path:
         """A fresh 0700 folder below ``tmp/``."""
-        return Path(tempfile.mkdtemp(prefix="stage-", dir=self._root / "tmp"))
+        try:
+            return Path(tempfile.mkdtemp(prefix="stage-", dir=self._root / "tmp"))
+        except OSError as error:
+            raise refusal(error, "nothing can be taken in") from error
 
     async def adopt(self, kind: str, staged: Path) -> str:
         """Make a staged tree permanent; returns its digest. The staged folder is gone afterwards."""
@@ -56,10 +65,7 @@ class LocalBlobs:
                 _sync_folder(place.parent)
                 self.touch(kind, digest)
         except OSError as error:
-            raise PlatformError(
-                f"what was unpacked could not be kept: {error.strerror}",
-                hint="look at the disk of the data directory",
-            ) from error
+            raise refusal(error, "what was unpacked could not be kept") from error
         shutil.rmtree(staged, ignore_errors=True)
         return digest
 
@@ -74,11 +80,19 @@ class LocalBlobs:
 
     def touch(self, kind: str, digest: str) -> bool:
         """Make a blob young again, so that `collect` leaves it; False when there is none."""
+        place = self.path(kind, digest)
         try:
-            os.utime(self.path(kind, digest))
+            with self._alone():
+                os.utime(place)
         except FileNotFoundError:
             return False
+        except OSError as error:
+            raise refusal(error, "a blob can't be touched") from error
         return True
+
+    async def size(self, kind: str, digest: str) -> int:
+        """Bytes of its files together; 0 when there is none."""
+        return await asyncio.to_thread(_size, self.path(kind, digest))
 
     def listing(self, kind: str) -> set[str]:
         """The digests that are there."""
@@ -88,31 +102,63 @@ class LocalBlobs:
         """Bytes that this process may still write on the data directory's disk."""
         return shutil.disk_usage(self._root).free
 
-    async def collect(self, kind: str, keep: set[str], older_than_s: float) -> int:
+    async def collect(self, kind: str, keep: Set[str], older_than_s: float) -> set[str]:
         """Remove what is neither in `keep` nor young; kind ``tmp`` removes what was never finished."""
         return await asyncio.to_thread(self._collect, kind, keep, older_than_s)
 
-    def _collect(self, kind: str, keep: set[str], older_than_s: float) -> int:
+    def _collect(self, kind: str, keep: Set[str], older_than_s: float) -> set[str]:
         tmp = self._root / "tmp"
         folder = tmp if kind == "tmp" else self._root / FOLDERS[kind]
         limit = time.time() - older_than_s
-        gone = 0
+        gone = set()
         for entry in os.scandir(folder):
+            if entry.name in keep:
+                continue
             try:
-                if entry.name in keep or entry.stat(follow_symlinks=False).st_mtime > limit:
-                    continue
                 doomed = Path(entry.path)
-                if kind != "tmp":  # out of sight in one step: half a tree is never found under a digest
-                    doomed = tmp / f"gone-{entry.name}"
-                    Path(entry.path).rename(doomed)
+                if kind == "tmp":
+                    if doomed.lstat().st_mtime > limit:
+                        continue
+                else:  # out of sight in one step: half a tree is never found under a digest
+                    with self._alone():
+                        if doomed.lstat().st_mtime > limit:
+                            continue
+                        # a name of its own: what a removal that was cut short has left may lie there still
+                        doomed = doomed.rename(tmp / f"gone-{entry.name}-{time.time_ns()}")
+                    gone.add(entry.name)
                 if entry.is_dir(follow_symlinks=False):
                     shutil.rmtree(doomed)
                 else:
                     doomed.unlink()
-                gone += 1
+                gone.add(entry.name)
             except OSError:
                 continue  # in use, or gone already; the next round tries again
         return gone
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Between threads and processes; held for a system call or two."""
+        fd = os.open(self._root / "tmp", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+
+def _size(root: Path) -> int:
+    total, folders = 0, [os.fspath(root)]
+    try:
+        while folders:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    else:
+                        total += entry.stat(follow_symlinks=False).st_size
+    except FileNotFoundError:  # it is being collected
+        return total
+    return total
 
 
 def _sync(folder: Path) -> None:

@@ -18,7 +18,8 @@ from typing import BinaryIO, Literal
 from hearth.build import tars, zips
 from hearth.build.tars import Member, broken
 from hearth.build.tree import ARTIFACT_CAPS, SOURCE_CAPS, Caps, Tree, refuse, show
-from hearth.core.errors import HearthError, InvalidSource, PlatformError
+from hearth.core.disk import refusal
+from hearth.core.errors import HearthError, InvalidSource
 
 Form = Literal["zip", "tar.gz"]
 MEMBERS_MAX = 10_000  # parts of one gzip file
@@ -180,10 +181,7 @@ def _write(members: Iterator[Member], dest: Path, caps: Caps) -> Unpacked:
         # Whatever it was, cancellation included: nothing may be left of a refused archive.
         empty(dest)
         if isinstance(error, OSError) and not isinstance(error, HearthError):
-            raise PlatformError(
-                f"the archive could not be written: {error.strerror}",
-                hint="look at the disk of the data directory",
-            ) from error
+            raise refusal(error, "the archive could not be written") from error
         raise
     return Unpacked(tree.files, tree.total)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from pathlib import Path
 from typing import Protocol
 
@@ -37,9 +38,14 @@ class Blobs(Protocol):
         """Bytes that may still be written."""
         ...
 
-    async def collect(self, kind: str, keep: set[str], older_than_s: float) -> int:
-        """Remove what is neither in `keep` nor young (by its last `touch` or `adopt`); returns how many.
+    async def size(self, kind: str, digest: str) -> int:
+        """Bytes of its files together; 0 when there is none."""
+        ...
 
-        Kind ``tmp`` removes staging folders that nobody adopted.
+    async def collect(self, kind: str, keep: Set[str], older_than_s: float) -> set[str]:
+        """Remove what is neither in `keep` nor young (by its last `touch` or `adopt`); returns the names.
+
+        A blob goes in one step: half of one is never found, and none that was touched meanwhile goes. Kind ``tmp``
+        removes staging folders that nobody adopted.
         """
         ...

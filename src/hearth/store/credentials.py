@@ -150,12 +150,6 @@ class Credentials:
     async def note_refused_login(self, user_id: str | None, label: str) -> None:
         await self._db.write(lambda tx: emit(tx, "login", user_id or "unknown", did="refused", label=label))
 
-    async def forget_events(self, before_ms: int) -> int:
-        def write(tx: Tx) -> int:
-            return tx.connection.execute(delete(t.events).where(t.events.c.at_ms < before_ms)).rowcount
-
-        return await self._db.write(write)
-
     async def add_key(self, key: ApiKey, secret_hash: bytes) -> None:
         def write(tx: Tx) -> None:
             tx.connection.execute(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Table, select, update
+from sqlalchemy import Table, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from hearth.core.records import InvocationRow, SandboxRow
 from hearth.store import tables as t
 from hearth.store.database import Database
 from hearth.store.writer import Tx
+
+_OF_VERSION = ("namespace_id", "artifact")  # what a sandbox's row takes over from its version
 
 
 class Processes:
@@ -54,14 +56,15 @@ class Processes:
             # A version that is deleted meanwhile leaves its sandbox without a namespace; nothing is refused for it.
             v = t.versions.c
             wanted = {row.version_id for row in rows if row.version_id is not None}
-            found = tx.connection.execute(select(v.id, v.namespace_id).where(v.id.in_(wanted)))
-            namespaces = {row.id: row.namespace_id for row in found}
+            found = tx.connection.execute(select(v.id, v.namespace_id, v.artifact).where(v.id.in_(wanted)))
+            versions = {row.id: (row.namespace_id, row.artifact) for row in found}
             values = [
                 dataclasses.asdict(row)
-                | {"namespace_id": namespaces.get(row.version_id or ""), "updated_ms": tx.now_ms}
+                | dict(zip(_OF_VERSION, versions.get(row.version_id or "", (None, None)), strict=True))
+                | {"updated_ms": tx.now_ms}
                 for row in rows
             ]
-            _upsert(tx, t.sandboxes, values)
+            _upsert(tx, t.sandboxes, values, keep=_OF_VERSION)
 
         if rows:
             await self._db.write(write)
@@ -92,12 +95,16 @@ def _mark_gone(tx: Tx, owners: list[str]) -> int:
     return gone.rowcount
 
 
-def _upsert(tx: Tx, table: Table, rows: list[dict[str, Any]]) -> None:
-    """Insert rows, or replace what is given of those that are there."""
+def _upsert(tx: Tx, table: Table, rows: list[dict[str, Any]], keep: Collection[str] = ()) -> None:
+    """Insert rows, or replace what is given of those that are there; of `keep` a null replaces nothing."""
     insert = sqlite.insert if tx.connection.dialect.name == "sqlite" else postgresql.insert
     statement = insert(table)
     names = [name for name in rows[0] if name != "id"]
-    statement = statement.on_conflict_do_update(
-        index_elements=[table.c.id], set_={name: statement.excluded[name] for name in names}
-    )
+    new = {
+        name: func.coalesce(statement.excluded[name], table.c[name])
+        if name in keep
+        else statement.excluded[name]
+        for name in names
+    }
+    statement = statement.on_conflict_do_update(index_elements=[table.c.id], set_=new)
     tx.connection.execute(statement, rows)
