@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from hearth.app.invoke import Figures, Recorder
@@ -133,7 +134,7 @@ class ShardFigures:
         self._gone = Figures()  # what deleted functions have left in the sum
         recorder.on_forget = self._forgotten
 
-    def samples(self, functions: Collection[str] | None) -> Iterator[Sample | None]:
+    def samples(self, functions: AbstractSet[str] | None) -> Iterator[Sample | None]:
         """Figures of these functions (ids), or of everything. May be consumed bit by bit while calls go on.
 
         None among the samples is a good moment to let others work.
@@ -203,15 +204,15 @@ class ShardFigures:
     def _sum(
         self, figures: Mapping[str, Figures], now: Mapping[str, _Now], sources: Mapping[str, Source]
     ) -> Iterator[Sample | None]:
-        total, present = Figures(), _Now((OTHER, OTHER))
+        total, present, own = Figures(), _Now((OTHER, OTHER)), set(self._own)
         _add(total, self._gone)
         for place, (function_id, one) in enumerate(figures.items()):
-            if function_id not in self._own:
+            if function_id not in own:
                 _add(total, one)
             if place % BIT == BIT - 1:
                 yield None
         for function_id, moment in now.items():
-            if function_id not in self._own:
+            if function_id not in own:
                 present.add(moment)
         if self._summed or total.calls:
             yield from _samples(present.name, total, present, sources)

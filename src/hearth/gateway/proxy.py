@@ -10,6 +10,7 @@ from hearth.gateway.connection import Connection
 from hearth.gateway.errors import RequestTimeout
 from hearth.gateway.forwarded import origin
 from hearth.gateway.heads import status_line
+from hearth.gateway.local import LOCAL, is_local
 from hearth.gateway.request import Request
 from hearth.gateway.shared import Shared
 from hearth.gateway.upstream import UpstreamConnection
@@ -119,7 +120,11 @@ class ProxyCall:
             b"x-forwarded-host: " + host,
         ]
         lines += [name + b": " + special[name] for name in _PASSED if name in special]
-        lines += [name + b": " + value for name, value in special.items() if name[:9] == b"x-hearth-"]
+        for name, value in special.items():
+            if name[:9] == b"x-hearth-" and name != LOCAL:
+                lines.append(name + b": " + value)
+        if is_local(self._connection, request):
+            lines.append(LOCAL + b": 1")
         lines += request.lines
         if request.length is None:
             lines.append(b"transfer-encoding: chunked")

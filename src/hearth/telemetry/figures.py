@@ -13,21 +13,23 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
 from hearth.core.metrics import METRICS, Histogram, ProcessSamples, Sample, expand
 from hearth.linux.sockets import short_name
 
-SUFFIX = ".figures"  # of a process's socket, after its name
+SUFFIX = ".figures"  # of a process's socket, after its name and its boot id
+DRAINING = "-draining"  # added to the name of a process whose successor is up
 AT_ONCE = 40  # samples encoded before calls get their turn: well below a millisecond
 PATIENCE = 3.0  # seconds that a process may take to tell everything
 _ASKED_MAX = 1 << 20  # bytes of a question: some 25,000 ids
 _LINE_MAX = 1 << 16
 _log = logging.getLogger(__name__)
 
-Tell = Callable[[Collection[str] | None], Iterable[Sample | None]]
+Tell = Callable[[AbstractSet[str] | None], Iterable[Sample | None]]
 """(function ids, or None for everything) → samples, to be consumed bit by bit; None: a good moment to let others work."""
 
 
@@ -37,20 +39,20 @@ class FigureServer:
     Args:
         folder: where its socket is put.
         name: of the process.
+        owner: its boot id; ids of later ones sort after it.
         tell: makes the samples.
     """
 
-    def __init__(self, folder: Path, name: str, tell: Tell) -> None:
-        self._path = folder / f"{name}{SUFFIX}"
+    def __init__(self, folder: Path, name: str, owner: str, tell: Tell) -> None:
+        self._path = folder / f"{name}.{owner}{SUFFIX}"
         self._tell = tell
         self._server: asyncio.Server | None = None
         self._serving: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Listen; what an earlier process of this name left is replaced. Only this user may connect. Raises OSError."""
+        """Listen. Only this user may connect. Raises OSError."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
-            self._path.unlink(missing_ok=True)
             with short_name(self._path) as name:
                 listener.bind(name)
             self._path.chmod(0o600)
@@ -115,21 +117,39 @@ class FigureReader:
         self._tell = tell
 
     async def collect(self, functions: Sequence[str] | None = None) -> list[ProcessSamples]:
-        """See the port. Every process is asked at once; this takes `PATIENCE` at the longest."""
-        paths = sorted(self._folder.glob(f"*{SUFFIX}"))
+        """See the port. Every process is asked at once; this takes `PATIENCE` at the longest.
+
+        Two processes have one name while one drains and its successor is up: the older one then tells under a name of its
+        own, so that neither's counters are taken for the other's.
+        """
         told = self._tell(None if functions is None else set(functions))
         own = ProcessSamples(self._own, [sample for sample in told if sample is not None])
-        return [own, *await asyncio.gather(*(_ask(path, functions) for path in paths))]
+        paths: dict[str, list[Path]] = {}
+        for path in sorted(self._folder.glob(f"*{SUFFIX}"), reverse=True):
+            paths.setdefault(path.name.partition(".")[0], []).append(path)
+        asked = (_ask(name, lives, functions) for name, lives in paths.items())
+        return [own, *(one for found in await asyncio.gather(*asked) for one in found)]
 
 
-async def _ask(path: Path, functions: Sequence[str] | None) -> ProcessSamples:
-    name = path.name.removesuffix(SUFFIX)
-    try:
-        async with asyncio.timeout(PATIENCE):
-            return ProcessSamples(name, await _read(path, functions))
-    except (OSError, TimeoutError, ValueError, EOFError) as error:
-        _log.warning("%s does not tell its figures: %s", name, error or type(error).__name__)
-        return ProcessSamples(name, (), up=False)
+async def _ask(name: str, paths: Sequence[Path], functions: Sequence[str] | None) -> list[ProcessSamples]:
+    """What the processes of one name tell; `paths` of their sockets, the latest first."""
+    found: list[ProcessSamples] = []
+    for place, path in enumerate(paths):
+        label = f"{name}{DRAINING}" if place else name
+        try:
+            async with asyncio.timeout(PATIENCE):
+                told = ProcessSamples(label, await _read(path, functions))
+        except (OSError, TimeoutError, ValueError, EOFError) as error:
+            if place:
+                if isinstance(error, ConnectionRefusedError):
+                    path.unlink(missing_ok=True)  # it was killed, and somebody else has its name now
+                continue
+            _log.warning("%s does not tell its figures: %s", name, error or type(error).__name__)
+            told = ProcessSamples(label, (), up=False)
+        found.append(told)
+        if place:
+            break  # of several that still drain the youngest: the same series can't be told twice
+    return found
 
 
 async def _read(path: Path, functions: Sequence[str] | None) -> list[Sample]:

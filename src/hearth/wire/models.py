@@ -150,7 +150,9 @@ class CreatedKey(KeyItem):
 class SetSecret(Request):
     """A value, as text or (any bytes) in base64. It is in no answer."""
 
-    value: str | None = Field(default=None, repr=False, json_schema_extra={"writeOnly": True, "format": "password"})
+    value: str | None = Field(
+        default=None, repr=False, json_schema_extra={"writeOnly": True, "format": "password"}
+    )
     value_base64: str | None = Field(default=None, repr=False, json_schema_extra={"writeOnly": True})
 
 
@@ -264,6 +266,12 @@ class StatsPage(Model):
     items: list[StatsItem]
     next: str | None = None
     missing: list[str] = Field(default_factory=list)  # processes that did not tell their figures
+
+
+class LogMark(Model):
+    """A line of a log stream that is followed: whoever has read so far may come back with it."""
+
+    cursor: str
 
 
 class DeployEvent(Model):
