@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -10,10 +11,10 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hearth.config import settings_from_json
 from hearth.core.errors import HearthError, StartupFailed, error_to_data
@@ -21,7 +22,10 @@ from hearth.core.ids import new_id
 from hearth.core.settings import Settings
 from hearth.linux.libc import PR_SET_DUMPABLE, PR_SET_PDEATHSIG, prctl
 from hearth.ports.store import ProcessStore
+from hearth.supervisor.child import CLOSING, HURRY
 from hearth.telemetry.log import configure
+
+T = TypeVar("T")
 
 
 class SystemClock:
@@ -58,6 +62,8 @@ class Context:
         uid, gid: whom control and shards run as.
         fds: inherited descriptors by name.
         extra: what only this kind needs.
+        closing: set, with or after `stopping`, when the whole platform stops: nobody comes after this process.
+        hurry: set when what is still in work is to be cut.
     """
 
     name: str
@@ -69,6 +75,8 @@ class Context:
     gid: int
     fds: dict[str, int]
     extra: dict[str, Any]
+    closing: asyncio.Event = field(default_factory=asyncio.Event)
+    hurry: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def keeper_socket(self) -> Path:
@@ -142,8 +150,17 @@ def _runner(fast_loop: bool) -> asyncio.Runner:
 async def _run(body: Body, context: Context, courtesy: bool) -> int:
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+
+    def asked(*events: asyncio.Event) -> None:
+        if not stopping.is_set():
+            _say(context, {"draining": True})  # where it may, a successor starts meanwhile
+        for event in (stopping, *events):
+            event.set()
+
+    loop.add_signal_handler(signal.SIGTERM, asked)
+    loop.add_signal_handler(signal.SIGINT, asked)
+    loop.add_signal_handler(CLOSING, asked, context.closing)
+    loop.add_signal_handler(HURRY, asked, context.closing, context.hurry)
 
     def orphaned() -> None:
         loop.remove_reader(context.fds["lifeline"])
@@ -166,11 +183,22 @@ async def _run(body: Body, context: Context, courtesy: bool) -> int:
 
 
 def _say(context: Context, message: dict[str, Any]) -> None:
-    """One line to the supervisor, once; later ones have nobody to hear them."""
-    fd = context.fds.pop("ready", None)
-    if fd is not None:
-        with open(fd, "wb") as file:
-            file.write(json.dumps(message).encode() + b"\n")
+    """One line to the supervisor: ready, an error, or that it drains."""
+    with contextlib.suppress(BrokenPipeError):  # it is being killed: we are next
+        os.write(context.fds["ready"], json.dumps(message).encode() + b"\n")
+
+
+async def unless_hurried(context: Context, work: Coroutine[Any, Any, T]) -> T | None:
+    """What `work` returns; None when it was cancelled because somebody is in a hurry."""
+    task = asyncio.create_task(work)
+    hurry = asyncio.create_task(context.hurry.wait())
+    await asyncio.wait((task, hurry), return_when=asyncio.FIRST_COMPLETED)
+    hurry.cancel()
+    if task.done():
+        return task.result()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return None
 
 
 HEARTBEAT = 5.0  # seconds

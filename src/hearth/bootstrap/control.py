@@ -20,6 +20,7 @@ from hearth.api.app import create_app
 from hearth.api.deps import ApiDeps
 from hearth.api.functions import FunctionServices, functions_router
 from hearth.api.secrets import secrets_router
+from hearth.api.streams import EndStreams
 from hearth.app.auth import Auth, RegistrationRule
 from hearth.app.builds import BuildWorkers, Workshop
 from hearth.app.deploy import Deploys
@@ -123,7 +124,8 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
             _workshop(context, store, driver, probe, blobs, logs, feed), bus, settings.build_workers
         )
         secrets = Secrets(store, Vault([root.derive(LABEL)]), ids)
-        server = _server(context, create_app(deps, [functions_router(services), secrets_router(secrets)]))
+        app = create_app(deps, [functions_router(services), secrets_router(secrets)])
+        server = _server(context, EndStreams(app, stopping))
         tasks = [
             asyncio.create_task(server.serve(), name="api"),
             asyncio.create_task(builders.run(stopping), name="builds"),

@@ -59,12 +59,13 @@ class BusServer(_Local):
     """Control's end. All methods belong to one loop.
 
     Args:
-        path: where to listen; a socket that a dead control left there is replaced.
+        path: where to listen; the socket of a control before this one is replaced, in one step.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._path = path
+        self._inode = 0
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._serving: set[asyncio.Task[None]] = set()
@@ -73,12 +74,15 @@ class BusServer(_Local):
         """Listen. Only the platform's own user may connect (mode 0600). Raises OSError."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
-            self._path.unlink(missing_ok=True)
-            with _short(self._path) as name:
+            staged = self._path.with_name(f"{self._path.name}.new")
+            staged.unlink(missing_ok=True)
+            with _short(staged) as name:
                 listener.bind(name)
-            self._path.chmod(0o600)
+            staged.chmod(0o600)
             listener.setblocking(False)
             self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=_LINE_MAX)
+            self._inode = staged.stat().st_ino
+            staged.rename(self._path)
         except BaseException:
             listener.close()
             raise
@@ -99,7 +103,9 @@ class BusServer(_Local):
         await asyncio.gather(*self._serving, return_exceptions=True)
         await self._server.wait_closed()
         self._server = None
-        self._path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            if self._path.stat().st_ino == self._inode:  # not that of a successor
+                self._path.unlink()
 
     def _pass_on(self, topic: str, sender: asyncio.StreamWriter | None) -> None:
         line = topic.encode() + b"\n"

@@ -14,7 +14,7 @@ from hearth.app.routes import Routes
 from hearth.core import limits
 from hearth.core.errors import Draining, HearthError, NotFound
 from hearth.gateway.call import FunctionCall
-from hearth.gateway.connection import Connection
+from hearth.gateway.connection import Connection, Front
 from hearth.gateway.errors import MethodNotAllowed, NotServedYet
 from hearth.gateway.forwarded import is_trusted, parse_networks
 from hearth.gateway.proxy import ProxyCall
@@ -25,6 +25,8 @@ from hearth.ports.clock import Clock, Ids
 from hearth.ports.credentials import Verifier
 
 SWEEP = 0.1  # seconds: how exact deadlines are
+QUIET = 1.0  # seconds without a request after which a stop does not wait for connections that are only kept
+FAREWELL = 0.5  # seconds that last answers may take to leave
 _log = logging.getLogger(__name__)
 
 
@@ -79,6 +81,7 @@ class Door:
         self.draining = False
         self.connections: set[Connection] = set()
         self._refusing = False  # the grace is over
+        self._newcomers: Front = self  # whom a new connection meets
         self._entries = routes.entries
         self._ids = self.shared.ids
         self._clock = clock
@@ -94,37 +97,70 @@ class Door:
         self.loop = asyncio.get_running_loop()
         sock.setblocking(False)
         self._sweep()
-        self._servers.append(await self.loop.create_server(lambda: Connection(self), sock=sock, backlog=4096))
+        self._servers.append(
+            await self.loop.create_server(lambda: Connection(self._newcomers), sock=sock, backlog=4096)
+        )
 
-    async def drain(self, grace: float) -> int:
-        """Stop accepting and let what is in work end; returns the number of requests still in work after `grace` seconds.
+    async def drain(self, grace: float, closing: asyncio.Event | None = None) -> int:
+        """Let what is in work end; returns the number of requests still in work after `grace` seconds.
 
-        Answers say ``Connection: close`` from now on. Idle connections are kept up to the grace, so that a request that
-        is on its way is still served; after it new requests get 503. Nothing in work is cut: that is `close`.
+        Answers say ``Connection: close`` from now on, so a client that keeps its connection goes after its next request,
+        which is still served. Nothing in work is cut: that is `close`.
+
+        Args:
+            grace: seconds.
+            closing: set when nobody listens here afterwards, before or meanwhile. Until it is, others accept on the same
+                socket: this door no longer does, and connections without a request in work are kept up to the grace. Once
+                it is, newcomers are told 503 at once, and it is over when nothing has been in work for `QUIET`: a
+                connection that somebody only keeps does not hold a stop up.
         """
+        closing = closing or asyncio.Event()
         self.draining = True
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
+        if closing.is_set():
+            self._newcomers = TurnedAway(self)
+        else:
+            self._shut()
         end = self.now() + grace
-        while self.connections and self.now() < end:
-            await self._clock.sleep(min(0.05, max(0.0, end - self.now())))
+        quiet = self.now()
+        # Asked again and again, since calls that end tell nobody: that would cost every one of them something.
+        while (now := self.now()) < end:
+            ours = [connection for connection in self.connections if connection.door is self]
+            if not all(connection.idle for connection in ours):
+                quiet = now
+            if not ours or (closing.is_set() and now - quiet >= QUIET):
+                break
+            await self._clock.sleep(min(0.05, end - now))
         self._refusing = True
         for connection in [c for c in self.connections if c.idle]:
             connection.transport.close()
         return sum(1 for connection in self.connections if connection.current is not None)
 
     async def close(self) -> None:
-        """Cut what is left."""
+        """Cut what is left: who has no answer yet gets 503, who has half of one a broken connection."""
         self.draining = self._refusing = True
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
+        self._shut()
+        for connection in list(self.connections):
+            if connection.handler is not None:
+                connection.handler.broken(
+                    Draining(
+                        "this server stopped before there was an answer",
+                        hint="what was asked for may have been done",
+                        retry_after=1,
+                    )
+                )
+        end = self.now() + FAREWELL
+        while self.connections and self.now() < end:
+            await self._clock.sleep(0.01)
         if self._timer is not None:
             self._timer.cancel()
         for connection in list(self.connections):
             connection.cut()
         await self.shared.close()
+
+    def _shut(self) -> None:
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
 
     # What connections call.
 
@@ -158,6 +194,10 @@ class Door:
         self.shared.refuse(connection, error)
 
     def _handle_other(self, connection: Connection, request: Request) -> None:
+        self.answer_other(connection, request, self._refusing)
+
+    def answer_other(self, connection: Connection, request: Request, refusing: bool) -> None:
+        """Answer what is no function's; when `refusing`, only to say how this shard is."""
         path = request.target.partition(b"?")[0]
         request_id = self.shared.request_id(request, self._ids.next(self.now()))
         error: HearthError | None = None
@@ -171,7 +211,7 @@ class Door:
                 return self.shared.answer(
                     connection, request, 200, b"content-type: text/plain\r\n", b"ok\n", request_id
                 )
-        elif self._refusing:
+        elif refusing:
             error = Draining("this server is stopping", hint="try again", retry_after=1)
         elif path.startswith(b"/async/"):
             error = NotServedYet("asynchronous calls are not yet supported", hint="use /fn/")
@@ -197,6 +237,24 @@ class Door:
                 connection.cut()
         for call in [c for c in self.shared.abandoned if c.overdue(now)]:
             self.shared.abandoned.discard(call)
+
+
+class TurnedAway:
+    """The front of a door that closes for good (`connection.Front`): who comes now is told to go elsewhere."""
+
+    draining = True
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self.loop = door.loop
+        self.now = door.now
+        self.opened = door.opened
+        self.closed = door.closed
+        self.refuse = door.refuse
+
+    def handle(self, connection: Connection, request: Request) -> None:
+        """Answer 503, but to who asks how this shard is."""
+        self._door.answer_other(connection, request, True)
 
 
 def split_target(target: bytes) -> tuple[tuple[bytes, bytes], bytes]:

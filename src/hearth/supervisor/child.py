@@ -8,11 +8,15 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from hearth.core.errors import StartupFailed, error_from_data
+
+CLOSING = signal.SIGUSR1
+"""To a process that drains: the whole platform stops, nobody comes after it. SIGTERM alone means that a successor may be at work."""
+HURRY = signal.SIGUSR2
+"""To a process that drains: what is not done now is cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,8 @@ class ChildSpec:
         config: JSON object that the child reads from that descriptor; ``fds`` is added to it.
         stage: children of a lower stage are ready before the next is started, and stopped after it.
         fds: name → descriptor of this process, inherited.
+        drains: it is told that the platform stops (`CLOSING`) as soon as that is known, whatever its stage.
+        overlaps: a successor may start while it still runs, and takes over.
         ready_timeout: seconds.
     """
 
@@ -33,6 +39,8 @@ class ChildSpec:
     config: dict[str, Any]
     stage: int
     fds: dict[str, int] = field(default_factory=dict)
+    drains: bool = False
+    overlaps: bool = False
     ready_timeout: float = 60.0
 
 
@@ -76,6 +84,7 @@ class Child:
         self.ended: asyncio.Future[int] = loop.create_future()
         self.ready: asyncio.Future[dict[str, Any]] = loop.create_future()
         self.ready.add_done_callback(lambda future: future.cancelled() or future.exception())
+        self.leaving: asyncio.Future[None] = loop.create_future()  # it says that it drains, or has ended
         self._pidfd = os.pidfd_open(self.pid)
         self._ready_fd: int | None = ready_read
         self._said = b""
@@ -85,27 +94,38 @@ class Child:
 
     def _hear(self) -> None:
         assert self._ready_fd is not None
-        data = os.read(self._ready_fd, 65536)
-        self._said += data
-        if data and not self._said.endswith(b"\n"):
+        try:
+            data = os.read(self._ready_fd, 65536)
+        except BlockingIOError:
             return
+        *lines, self._said = (self._said + data).split(b"\n")
+        for line in lines:
+            self._take(json.loads(line))
+        if not data:
+            self._deaf()
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if "draining" in message:
+            if not self.leaving.done():
+                self.leaving.set_result(None)
+        elif self.ready.done():
+            return
+        elif "error" in message:
+            self.ready.set_exception(error_from_data(message["error"]))
+        else:
+            self.ready.set_result(message)
+
+    def _deaf(self) -> None:
+        assert self._ready_fd is not None
         asyncio.get_running_loop().remove_reader(self._ready_fd)
         os.close(self._ready_fd)
         self._ready_fd = None
-        if self.ready.done():
-            return
-        if not self._said:
+        if not self.ready.done():
             self.ready.set_exception(
                 StartupFailed(
                     f"the {self.spec.name} ended before it was ready", hint="its last lines are above"
                 )
             )
-            return
-        message = json.loads(self._said)
-        if "error" in message:
-            self.ready.set_exception(error_from_data(message["error"]))
-        else:
-            self.ready.set_result(message)
 
     def _reap(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
@@ -113,20 +133,13 @@ class Child:
         self._pidfd = -1
         if self._ready_fd is not None:
             self._hear()
+        if self._ready_fd is not None:
+            self._deaf()
+        if not self.leaving.done():
+            self.leaving.set_result(None)
         self.ended.set_result(self._process.wait())
 
     def send(self, number: signal.Signals) -> None:
         """Signal it, unless it has ended; by pidfd, so never another process."""
         if self._pidfd >= 0:
             signal.pidfd_send_signal(self._pidfd, number)
-
-
-async def stop(children: Sequence[Child], grace: float) -> None:
-    """SIGTERM to all at once, then SIGKILL to whoever is left after `grace` seconds; returns when they have ended."""
-    for child in children:
-        child.send(signal.SIGTERM)
-    if children:
-        await asyncio.wait([child.ended for child in children], timeout=grace)
-    for child in children:
-        child.send(signal.SIGKILL)
-    await asyncio.gather(*(child.ended for child in children))
