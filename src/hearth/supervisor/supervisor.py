@@ -53,6 +53,7 @@ class Supervisor:
         self._children: dict[str, Child] = {}  # who is at work under each name
         self._alive: set[Child] = set()  # those, who comes after them, and who still drains
         self._watchers: dict[str, asyncio.Task[None]] = {}
+        self._pauses: dict[str, float] = {}  # seconds before each was started the last time
         self._going: set[asyncio.Task[None]] = set()
         self._changing = asyncio.Lock()  # who is at work is changed by one at a time
         self._stopping = asyncio.Event()
@@ -158,34 +159,26 @@ class Supervisor:
         self._watchers[name] = asyncio.get_running_loop().create_task(self._keep_alive(name))
 
     async def _keep_alive(self, name: str) -> None:
-        delay = 0.0
         while True:
             child = self._children[name]
             await asyncio.shield(child.leaving)  # this watcher may be cancelled, the future not
             if child.spec.overlaps and not child.ended.done() and not self._stopping.is_set():
-                log.info("the %s was asked to go; another takes over", name)
+                log.info("the %s goes; another takes over", name)
+                await asyncio.sleep(self._pause(child))
                 async with self._changing:
-                    if await self._replace(child, child.spec):
+                    if self._children[name] is not child or await self._replace(child, child.spec):
                         return
             code = await asyncio.shield(child.ended)
             if self._stopping.is_set():
                 return
-            lived = time.monotonic() - child.started
-            delay = (
-                0.0
-                if lived > _STEADY
-                else min(_BACKOFF_MAX, max(0.1, delay * 2))
-                if delay or lived < 1
-                else 0.0
-            )
+            delay = self._pause(child)
             log.error(
                 "the %s ended (%s); starting it again%s",
                 name,
                 f"signal {-code}" if code < 0 else f"code {code}",
                 f" in {delay:.1f} s" if delay else "",
             )
-            if delay:
-                await asyncio.sleep(delay)
+            await asyncio.sleep(delay)
             async with self._changing:
                 if self._stopping.is_set() or self._children[name] is not child:
                     return
@@ -193,6 +186,16 @@ class Supervisor:
                     self._children[name] = self._start(child.spec)
                 except HearthError as error:
                     log.error("%s", error.message)
+
+    def _pause(self, child: Child) -> float:
+        """Seconds to wait before another takes the place of this one: more each time for what does not live long."""
+        lived = time.monotonic() - child.started
+        before = self._pauses.get(child.spec.name, 0.0)
+        pause = 0.0
+        if lived <= _STEADY and (before or lived < 1):
+            pause = min(_BACKOFF_MAX, max(0.1, before * 2))
+        self._pauses[child.spec.name] = pause
+        return pause
 
     # Replacing.
 
