@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from hearth.cli.options import Options
+from hearth.cli.given import Options
 from hearth.config import client_settings, environment
 from hearth.core.errors import InvalidInput
 from hearth.core.names import check_namespace, split_reference
@@ -18,8 +18,11 @@ DEFAULT_SERVER = "http://127.0.0.1:8080"
 
 
 @contextlib.contextmanager
-def connect(options: Options) -> Iterator[Client]:
+def connect(options: Options, *, connect_timeout: float | None = None) -> Iterator[Client]:
     """A client of the server that is meant: --server, HEARTH_SERVER, the remembered one, this machine's.
+
+    Args:
+        connect_timeout: seconds to try to reach it; None as long as the client does by itself.
 
     Raises:
         InvalidInput: the server's URL, the key or the token file makes no sense.
@@ -37,7 +40,9 @@ def connect(options: Options) -> Iterator[Client]:
         with contextlib.suppress(*(() if settings.token is None else (OSError, InvalidInput))):
             server = credentials.read().server
     server = server or DEFAULT_SERVER
-    with Connection(normalise_server(server), credentials, api_key=settings.token) as connection:
+    with Connection(
+        normalise_server(server), credentials, api_key=settings.token, connect_timeout=connect_timeout
+    ) as connection:
         yield Client(connection)
 
 

@@ -21,7 +21,7 @@ class Group(click.Group):
         return self.list_commands(ctx)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args and not self.invoke_without_command:
+        if not args and not self.invoke_without_command and not ctx.resilient_parsing:
             click.echo(ctx.get_help())
             ctx.exit()
         return super().parse_args(ctx, args)
@@ -30,7 +30,8 @@ class Group(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
-        if not name.startswith("-") and self.get_command(ctx, name) is None:
+        known = name.startswith("-") or ctx.resilient_parsing or self.get_command(ctx, name) is not None
+        if not known:
             near = difflib.get_close_matches(name, self.known_names(ctx), n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else f"see: {ctx.command_path} --help"
             raise HintedUsageError(f"there is no command {name!r}", hint, ctx)

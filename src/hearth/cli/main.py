@@ -8,14 +8,19 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from hearth import __version__
 from hearth.cli import errors
 from hearth.cli.group import Group, HintedUsageError
-from hearth.cli.options import common
+from hearth.cli.options import COMPLETING, common
+from hearth.config import environment
 from hearth.core.errors import HearthError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 # Each command's module and the name in it. Modules are imported when their command runs, or for a list of all.
 COMMANDS = {
@@ -34,11 +39,16 @@ COMMANDS = {
     "deploy-function": "deploy:deploy_function",
     "list": "functions:list_functions",
     "describe": "functions:describe",
-    "versions": "functions:versions",
+    "versions": "versions:versions",
+    "rollback": "versions:rollback",
+    "alias": "versions:alias",
     "invoke": "invoke:invoke",
     "logs": "logs:logs",
+    "stats": "stats:stats",
     "delete": "functions:delete",
+    "completion": "completion:completion",
 }
+# Short names; completed as the long ones are.
 ALIASES = {"new": "create-function", "deploy": "deploy-function"}
 
 
@@ -50,6 +60,12 @@ class LazyGroup(Group):
 
     def known_names(self, ctx: click.Context) -> list[str]:
         return [*COMMANDS, *ALIASES]
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        short = [CompletionItem(name) for name in ALIASES if name.startswith(incomplete)]
+        return [*super().shell_complete(ctx, incomplete), *(short if incomplete else [])]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         place = COMMANDS.get(ALIASES.get(cmd_name, cmd_name))
@@ -87,7 +103,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. Never raises what a person can cause."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in given
+    completing = environment().get(COMPLETING)
     try:
+        if completing is not None:
+            from hearth.cli.completion import answer
+
+            return answer(cli, completing)
         with cli.make_context(_program(), given) as ctx:
             cli.invoke(ctx)
         sys.stdout.flush()

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
 
+from hearth.cli.given import Options
+from hearth.cli.names import NAMESPACE
+
+__all__ = ["COMPLETING", "Options", "common", "json_option", "pass_options"]
+
+COMPLETING = "_HEARTH_COMPLETE"  # set by the script of `hearth completion`, which asks what may come next
+
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-@dataclass(slots=True)
-class Options:
-    """What was given on the command line; None where nothing was. Filled in while click parses."""
-
-    server: str | None = None
-    namespace: str | None = None
-    json: bool = False
 
 
 def _keep(ctx: click.Context, param: click.Parameter, value: object) -> None:
@@ -41,6 +38,7 @@ def common(command: F) -> F:
         click.option(
             "--namespace",
             metavar="NS",
+            type=NAMESPACE,
             expose_value=False,
             callback=_keep,
             help="Namespace to work in (HEARTH_NAMESPACE; remembered by: hearth use NS).",

@@ -13,7 +13,7 @@ import httpx
 
 from hearth.client.credentials import CredentialsFile, Login
 from hearth.client.errors import error_from_body
-from hearth.client.http import ANSWER_TIMEOUT, Body, Http, parse, read_some
+from hearth.client.http import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Body, Http, parse, read_some
 from hearth.core.errors import InvalidInput, Unauthenticated
 from hearth.wire import models
 
@@ -29,6 +29,7 @@ class Connection:
         server: normalised URL.
         credentials: the token file.
         api_key: used instead of the token file when given.
+        connect_timeout: seconds to try to reach it.
         now: seconds since the epoch.
     """
 
@@ -38,6 +39,7 @@ class Connection:
         credentials: CredentialsFile,
         *,
         api_key: str | None = None,
+        connect_timeout: float | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         if api_key is not None and not (api_key.isascii() and api_key.isprintable() and " " not in api_key):
@@ -49,7 +51,7 @@ class Connection:
         self.credentials = credentials
         self._now = now
         self._email: str | None = None  # whose login this command began with
-        self.http = Http(server)
+        self.http = Http(server, connect_timeout or CONNECT_TIMEOUT)
 
     def __enter__(self) -> Self:
         return self

@@ -52,8 +52,9 @@ def is_loopback(server: str) -> bool:
 class Http:
     """The connection pool for one server (a normalised URL). Close it by `close` or `with`."""
 
-    def __init__(self, server: str) -> None:
+    def __init__(self, server: str, connect_timeout: float = CONNECT_TIMEOUT) -> None:
         self.server = server
+        self._connect_timeout = connect_timeout
         # Reading the CA bundle takes 20 ms; plain HTTP never uses it (redirects are not followed).
         verify = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if server.startswith("http:") else True
         self._client = httpx.Client(
@@ -97,7 +98,7 @@ class Http:
                 params=params,
                 content=body() if callable(body) else body,
                 headers=dict(headers or {}),
-                timeout=httpx.Timeout(ANSWER_TIMEOUT, connect=CONNECT_TIMEOUT, read=timeout),
+                timeout=httpx.Timeout(ANSWER_TIMEOUT, connect=self._connect_timeout, read=timeout),
             )
             response = self._client.send(request, stream=True)
             try:

@@ -9,6 +9,7 @@ import click
 
 from hearth.cli.commands.keys import reach
 from hearth.cli.context import connect, current_namespace
+from hearth.cli.names import NAMESPACE
 from hearth.cli.options import Options, common, pass_options
 from hearth.cli.output import emit, facts, say, warn
 from hearth.cli.prompts import ask, password_options, read_password
@@ -110,7 +111,7 @@ def whoami(options: Options) -> None:
 
 
 @click.command()
-@click.argument("chosen", metavar="[NS]", required=False)
+@click.argument("chosen", metavar="[NS]", type=NAMESPACE, required=False)
 @common
 @pass_options
 def use(options: Options, chosen: str | None) -> None:

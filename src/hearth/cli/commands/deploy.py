@@ -12,6 +12,7 @@ import click
 from hearth.cli.commands.functions import CALLERS
 from hearth.cli.context import connect, namespace_of
 from hearth.cli.follow import follow_deploy, uploading
+from hearth.cli.names import FUNCTION
 from hearth.cli.options import Options, common, pass_options
 from hearth.cli.output import emit, facts, note, warn
 from hearth.cli.recipes import calling
@@ -38,7 +39,11 @@ class Project:
 @click.command(name="deploy-function")
 @click.argument("path", required=False, type=click.Path(path_type=Path))
 @click.option(
-    "-n", "--name", metavar="NAME", help="The function: ./NAME, or this folder when it is of that name."
+    "-n",
+    "--name",
+    metavar="NAME",
+    type=FUNCTION,
+    help="The function: ./NAME, or this folder when it is of that name.",
 )
 @common
 @pass_options

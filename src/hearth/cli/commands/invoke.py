@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hearth.cli.context import connect, resolve
+from hearth.cli.names import FUNCTION
 from hearth.cli.options import Options, common, pass_options
 from hearth.cli.output import emit, note
 from hearth.cli.text import safe_lines
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", type=FUNCTION)
 @click.option("-d", "--data", metavar="DATA", help="The request's body.")
 @click.option("-f", "--file", metavar="FILE", help="A file with the request's body; - is standard input.")
 @click.option("--async", "asynchronous", is_flag=True, help="Not yet supported.")

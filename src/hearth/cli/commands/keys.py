@@ -8,6 +8,7 @@ import click
 
 from hearth.cli.context import connect, namespace_of, resolve
 from hearth.cli.group import Group
+from hearth.cli.names import FUNCTION
 from hearth.cli.options import Options, common, pass_options
 from hearth.cli.output import emit, facts, note, say, table
 from hearth.cli.text import day
@@ -31,7 +32,7 @@ def keys() -> None:
 
 @keys.command()
 @click.option("--name", metavar="NAME", required=True, help="What the key is for.")
-@click.option("--function", metavar="NAME", help="Limit it to one function (NAME or NS/NAME).")
+@click.option("--function", metavar="NAME", type=FUNCTION, help="Limit it to one function (NAME or NS/NAME).")
 @click.option(
     "--allow",
     "actions",
