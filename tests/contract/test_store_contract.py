@@ -286,8 +286,8 @@ async def test_versions_count_up_and_never_again(at: Setting) -> None:
     assert await at.store.find_function("jo-fn", "other") is None
     assert await at.store.find_version(function.id, 2) == second
     assert await at.store.find_version_by_id(first.id) == first
-    assert await at.store.list_versions(function.id, None, 1) == [second]
-    assert await at.store.list_versions(function.id, 2, 5) == [first]
+    assert [use.version for use in await at.store.version_uses(function.id, None, 1)] == [second]
+    assert [use.version for use in await at.store.version_uses(function.id, 2, 5)] == [first]
     assert set(at.topics) == {"credentials", "versions"}
 
 

@@ -49,11 +49,14 @@ _HINTS = {
 }
 
 
-def require(principal: Principal | None, action: Action, resource: Resource, what: str) -> None:
+def require(
+    principal: Principal | None, action: Action, resource: Resource, what: str, verb: str | None = None
+) -> None:
     """Put a decision of `core.permissions` into the error it stands for.
 
     Args:
         what: what is asked for, as a person calls it (``namespace 'jo'``).
+        verb: what is to be done with it; the action's own word where it is None.
 
     Raises:
         NotFound: as if it did not exist. Unauthenticated: a credential is wanted. Forbidden: known, and not allowed.
@@ -65,7 +68,8 @@ def require(principal: Principal | None, action: Action, resource: Resource, wha
         raise NotFound(f"there is no {what}", hint="look at its spelling, and at who you are: hearth whoami")
     if decision is Decision.CHALLENGE:
         raise Unauthenticated("a credential is needed", hint="log in: hearth login")
-    verb = "read" if action is Action.METRICS else action.value
+    if verb is None:
+        verb = "read" if action is Action.METRICS else action.value
     raise Forbidden(f"you may not {verb} {what}", hint=_HINTS.get(action, _FURTHER))
 
 

@@ -15,11 +15,12 @@ from typing import Protocol
 
 from hearth.app.build_figures import BuildFigures
 from hearth.app.feed import BuildFeed
+from hearth.app.story import Story
 from hearth.core import limits
 from hearth.core.artifact import build_key
+from hearth.core.disk import nearly_full
 from hearth.core.errors import (
     HearthError,
-    NoCapacity,
     PlatformError,
     StaleLease,
     StoreUnavailable,
@@ -28,10 +29,10 @@ from hearth.core.errors import (
 from hearth.core.launch import Toolchain
 from hearth.core.records import Failure, SandboxRow, VersionJob
 from hearth.ports.blobs import Blobs
-from hearth.ports.builder import BuildOrder, BuildRunner, Log, ToolchainSource
+from hearth.ports.builder import BuildOrder, BuildRunner, ToolchainSource
 from hearth.ports.bus import Bus
 from hearth.ports.clock import Clock, Ids
-from hearth.ports.logs import LogLine, LogSink
+from hearth.ports.logs import BUILD, LogLine, LogSink
 from hearth.ports.runtime import Runtime
 from hearth.ports.store import ProcessStore, WorkStore
 
@@ -170,7 +171,7 @@ class BuildWorkers:
                     await store.release(version.id, token)
                 raise
             except HearthError as error:
-                self._say(job, f"failed: {error.message}", "error")
+                self._say(job, f"version {version.number} failed: {error.message}", "error")
                 result = "platform_error" if source_of(error) == "platform" else "failed"
                 figures.note(runtime, result, clock.monotonic() - began)
                 await store.fail(version.id, token, failure_of(error))
@@ -180,7 +181,8 @@ class BuildWorkers:
                 problem = PlatformError("something went wrong in Hearth itself", hint="its log has more")
                 await store.fail(version.id, token, failure_of(problem))
             else:
-                await store.built(version.id, token, artifact, toolchain)
+                size = await self._shop.blobs.size("artifact", artifact)
+                await store.built(version.id, token, artifact, toolchain, size)
         except StaleLease:
             _log.warning("version %s: its lease was lost; what was made is dropped", version.id)
         except (StoreUnavailable, TimeoutError) as error:
@@ -201,14 +203,14 @@ class BuildWorkers:
         """Build, or find what an equal build made; returns (artifact, exact toolchain)."""
         shop, version, config = self._shop, job.version, job.version.config
 
-        def log(text: str) -> None:
+        def say(text: str) -> None:
             self._say(job, text, "info")
 
         if shop.blobs.free() < limits.DISK_FREE_MIN:
-            raise NoCapacity("the server's disk is nearly full", hint="make room in its data directory")
+            raise nearly_full()
         if not shop.blobs.touch("source", version.source):
             raise PlatformError("the source of this version is gone", hint="deploy it again")
-        toolchain = await shop.toolchains.get(config.runtime, config.runtime_version, log)
+        toolchain = await shop.toolchains.get(config.runtime, config.runtime_version, say)
         runtime = shop.runtimes[config.runtime]
         source = shop.blobs.path("source", version.source)
         plan = await asyncio.to_thread(runtime.plan_build, source, config, toolchain)
@@ -223,18 +225,18 @@ class BuildWorkers:
         async with self._alone(key):
             cached = await shop.store.cached_artifact(key)
             if cached is not None and shop.blobs.touch("artifact", cached):
-                log("built before from the same source: taken from the cache")
+                say("built before from the same source: taken from the cache")
                 shop.figures.note(config.runtime, "cached", 0.0)
                 return cached, exact
             sandbox = shop.ids.new("sandbox")
             order = BuildOrder(sandbox, version.source, plan, toolchain, job.function.namespace_id)
             began = shop.clock.monotonic()
-            artifact = await self._run(job, order, toolchain, log)
+            artifact = await self._run(job, order, toolchain)
             shop.figures.note(config.runtime, "succeeded", shop.clock.monotonic() - began)
             await shop.store.remember_artifact(key, artifact)
         return artifact, exact
 
-    async def _run(self, job: VersionJob, order: BuildOrder, toolchain: Toolchain, log: Log) -> str:
+    async def _run(self, job: VersionJob, order: BuildOrder, toolchain: Toolchain) -> str:
         shop = self._shop
         row = SandboxRow(
             order.sandbox,
@@ -247,9 +249,9 @@ class BuildWorkers:
             shop.clock.now_ms(),
         )
         await shop.store.save_sandboxes([row])
-        log(f"building with {toolchain.runtime} {toolchain.version}")
+        self._say(job, f"building with {toolchain.runtime} {toolchain.version}", "info")
         try:
-            return await shop.runner.run(order, log)
+            return await shop.runner.run(order, lambda text: self._print(job, text))
         finally:
             gone = SandboxRow(
                 row.id, row.owner, row.driver, row.kind, "gone", None, row.version_id, row.created_ms
@@ -274,21 +276,17 @@ class BuildWorkers:
                 del self._users[key], self._keys[key]
 
     def _say(self, job: VersionJob, text: str, level: str) -> None:
+        """The platform's own words."""
         version = job.version
         self._shop.feed.line(version.id, text)
-        self._shop.logs.write(
-            version.function_id,
-            LogLine(
-                at_ms=self._shop.clock.now_ms(),
-                source="build",
-                stream="log",
-                level=level,
-                text=text,
-                version=version.number,
-                instance="",
-                invocation=None,
-            ),
-        )
+        Story(self._shop.logs, self._shop.clock).deploy(version.function_id, version.number, text, level)
+
+    def _print(self, job: VersionJob, text: str) -> None:
+        """The build's words."""
+        version, at = job.version, self._shop.clock.now_ms()
+        self._shop.feed.line(version.id, text)
+        line = LogLine(at, BUILD, "log", "info", text, version.number, "", None)
+        self._shop.logs.write(version.function_id, line)
 
 
 def failure_of(error: HearthError) -> Failure:

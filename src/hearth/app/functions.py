@@ -15,8 +15,13 @@ class FunctionViews:
     def __init__(self, store: FunctionStore) -> None:
         self._store = store
 
-    async def find(self, principal: Principal, action: Action, namespace: str, name: str) -> FunctionRow:
-        """A function that `principal` may do `action` with. Raises NotFound (also to strangers), Forbidden."""
+    async def find(
+        self, principal: Principal, action: Action, namespace: str, name: str, *, verb: str | None = None
+    ) -> FunctionRow:
+        """A function that `principal` may do `action` with. Raises NotFound (also to strangers), Forbidden.
+
+        `verb` is what he wants to do, where that is another word than the action's.
+        """
         what = f"function {namespace}/{name}"
         missing = NotFound(
             f"there is no {what}", hint="look at its spelling, and at who you are: hearth whoami"
@@ -25,7 +30,9 @@ class FunctionViews:
         if namespace_id is None:
             raise missing
         function = await self._store.find_function(namespace, name)
-        require(principal, action, Resource(namespace_id, None if function is None else function.id), what)
+        require(
+            principal, action, Resource(namespace_id, None if function is None else function.id), what, verb
+        )
         if function is None:
             raise missing
         return function
@@ -61,14 +68,6 @@ class FunctionViews:
             raise NotFound(f"there is no function {namespace}/{name}")
         return summary
 
-    async def versions(
-        self, principal: Principal, namespace: str, name: str, after: int | None, limit: int
-    ) -> tuple[list[VersionRow], int | None]:
-        """Newest first, and the number after which the next page begins."""
-        function = await self.find(principal, Action.READ, namespace, name)
-        rows = await self._store.list_versions(function.id, after, limit + 1)
-        return rows[:limit], rows[limit - 1].number if len(rows) > limit else None
-
     async def version(
         self, principal: Principal, namespace: str, name: str, number: int
     ) -> tuple[FunctionRow, VersionRow]:
@@ -81,7 +80,7 @@ class FunctionViews:
         return function, row
 
     async def delete(self, principal: Principal, namespace: str, name: str) -> None:
-        function = await self.find(principal, Action.DEPLOY, namespace, name)
+        function = await self.find(principal, Action.DEPLOY, namespace, name, verb="delete")
         await self._store.delete_function(function.id)
 
 

@@ -7,11 +7,13 @@ import ctypes
 import fcntl
 import os
 import re
+import secrets
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hearth.blobs.digest import tree_digest
@@ -35,16 +37,39 @@ class LocalBlobs:
 
     def __init__(self, data_dir: Path) -> None:
         self._root = data_dir
+        self._tmp = data_dir / "tmp"
+        self._making = threading.Lock()
+        self._marked: tuple[int, str] | None = None
         for name in (*FOLDERS.values(), "tmp"):
             folder = data_dir / name
             folder.mkdir(mode=0o755, exist_ok=True)
 
     def staging(self) -> Path:
-        """A fresh 0700 folder below ``tmp/``."""
+        """A fresh 0700 folder below ``tmp/``, this process's while it lives."""
         try:
-            return Path(tempfile.mkdtemp(prefix="stage-", dir=self._root / "tmp"))
+            return Path(tempfile.mkdtemp(prefix=f"stage-{self._mark()}-", dir=self._tmp))
         except OSError as error:
             raise refusal(error, "nothing can be taken in") from error
+
+    def close(self) -> None:
+        """Let go of what this process has staged: it may be cleared away."""
+        if self._marked is not None:
+            fd, name = self._marked
+            self._marked = None
+            (self._tmp / f"mark-{name}").unlink(missing_ok=True)
+            os.close(fd)
+
+    def _mark(self) -> str:
+        """A name for what is this process's. A lock that the kernel gives back at its death says that it lives."""
+        with self._making:
+            if self._marked is None:
+                name = secrets.token_hex(6)
+                with self._alone():
+                    path = self._tmp / f"mark-{name}"
+                    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._marked = fd, name
+            return self._marked[1]
 
     async def adopt(self, kind: str, staged: Path) -> str:
         """Make a staged tree permanent; returns its digest. The staged folder is gone afterwards."""
@@ -104,46 +129,71 @@ class LocalBlobs:
 
     async def collect(self, kind: str, keep: Set[str], older_than_s: float) -> set[str]:
         """Remove what is neither in `keep` nor young; kind ``tmp`` removes what was never finished."""
-        return await asyncio.to_thread(self._collect, kind, keep, older_than_s)
-
-    def _collect(self, kind: str, keep: Set[str], older_than_s: float) -> set[str]:
-        tmp = self._root / "tmp"
-        folder = tmp if kind == "tmp" else self._root / FOLDERS[kind]
         limit = time.time() - older_than_s
+        if kind == "tmp":
+            return await asyncio.to_thread(self._collect_unfinished, limit)
+        return await asyncio.to_thread(self._collect, kind, keep, limit)
+
+    def _collect(self, kind: str, keep: Set[str], limit: float) -> set[str]:
         gone = set()
-        for entry in os.scandir(folder):
-            if entry.name in keep:
-                continue
-            try:
-                doomed = Path(entry.path)
-                if kind == "tmp":
-                    if doomed.lstat().st_mtime > limit:
+        for name in self.listing(kind) - keep:
+            # A name of its own: what a removal that was cut short has left may lie there still.
+            doomed = self._tmp / f"gone-{name}-{secrets.token_hex(6)}"
+            with suppress(OSError):  # gone already, or refused by the disk: the next round tries again
+                with self._alone():
+                    place = self.path(kind, name)
+                    if place.lstat().st_mtime > limit:
                         continue
-                else:  # out of sight in one step: half a tree is never found under a digest
-                    with self._alone():
-                        if doomed.lstat().st_mtime > limit:
-                            continue
-                        # a name of its own: what a removal that was cut short has left may lie there still
-                        doomed = doomed.rename(tmp / f"gone-{entry.name}-{time.time_ns()}")
-                    gone.add(entry.name)
-                if entry.is_dir(follow_symlinks=False):
-                    shutil.rmtree(doomed)
-                else:
-                    doomed.unlink()
-                gone.add(entry.name)
-            except OSError:
-                continue  # in use, or gone already; the next round tries again
+                    place.rename(doomed)  # in one step: half a tree is never found under a digest
+                gone.add(name)
+                _remove(doomed)
         return gone
+
+    def _collect_unfinished(self, limit: float) -> set[str]:
+        gone = set()
+        living = self._living()
+        for entry in os.scandir(self._tmp):
+            kind, _, rest = entry.name.partition("-")
+            if kind == "mark":
+                continue
+            with suppress(OSError):
+                dead = kind == "gone" or (kind == "stage" and rest.partition("-")[0] not in living)
+                if dead or entry.stat(follow_symlinks=False).st_mtime <= limit:
+                    _remove(Path(entry.path))
+                    gone.add(entry.name)
+        return gone
+
+    def _living(self) -> set[str]:
+        """Whose marks are locked; those of the dead are removed."""
+        living = set()
+        with self._alone():
+            for path in self._tmp.glob("mark-*"):
+                fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink()
+                except BlockingIOError:
+                    living.add(path.name.removeprefix("mark-"))
+                finally:
+                    os.close(fd)
+        return living
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Between threads and processes; held for a system call or two."""
-        fd = os.open(self._root / "tmp", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = os.open(self._tmp, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield
         finally:
             os.close(fd)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _size(root: Path) -> int:

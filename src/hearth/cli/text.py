@@ -49,3 +49,15 @@ def day(at_ms: int | None) -> str:
 def seconds(value: float) -> str:
     """``30s``, ``0.5s``."""
     return f"{value:g}s"
+
+
+def size(count: int | None) -> str:
+    """``1.4 MiB`` for bytes; a dash for none known."""
+    if count is None:
+        return "-"
+    value, unit = float(count), "B"
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024 or unit == "GiB":
+            break
+        value /= 1024
+    return f"{value:.0f} {unit}" if value >= 10 or unit == "B" else f"{value:.1f} {unit}"

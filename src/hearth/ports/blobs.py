@@ -34,6 +34,10 @@ class Blobs(Protocol):
         """The digests that are there."""
         ...
 
+    def close(self) -> None:
+        """What is staged now is nobody's any more."""
+        ...
+
     def free(self) -> int:
         """Bytes that may still be written."""
         ...
@@ -46,6 +50,6 @@ class Blobs(Protocol):
         """Remove what is neither in `keep` nor young (by its last `touch` or `adopt`); returns the names.
 
         A blob goes in one step: half of one is never found, and none that was touched meanwhile goes. Kind ``tmp``
-        removes staging folders that nobody adopted.
+        removes staging folders that nobody adopted: old ones, and at any age those of processes that have ended.
         """
         ...

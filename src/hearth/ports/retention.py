@@ -75,10 +75,6 @@ class RetentionStore(Protocol):
         """No build is answered with these any more."""
         ...
 
-    async def known_functions(self, ids: Collection[str]) -> set[str]:
-        """Those of these ids that there are."""
-        ...
-
     async def prune_invocations(self, before_ms: int, of_function: int, in_all: int) -> int:
         """Remove records that began earlier, and the oldest ones beyond these numbers; returns how many.
 

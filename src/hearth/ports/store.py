@@ -108,10 +108,6 @@ class AccountStore(Protocol):
         """For the record. None: nobody has that e-mail."""
         ...
 
-    async def forget_events(self, before_ms: int) -> int:
-        """Remove what the outbox says of times before; returns how many lines."""
-        ...
-
     async def add_key(self, key: ApiKey, secret_hash: bytes) -> None: ...
 
     async def find_key(self, secret_hash: bytes) -> tuple[ApiKey, User] | None:
@@ -156,6 +152,10 @@ class FunctionStore(Protocol):
 
     async def find_function(self, namespace: str, name: str) -> FunctionRow | None: ...
 
+    async def function_ids(self) -> set[str]:
+        """Of all functions."""
+        ...
+
     async def add_version(
         self,
         *,
@@ -177,10 +177,6 @@ class FunctionStore(Protocol):
     async def summary(self, function_id: str) -> FunctionSummary | None: ...
 
     async def find_version(self, function_id: str, number: int) -> VersionRow | None: ...
-
-    async def list_versions(self, function_id: str, after: int | None, limit: int) -> list[VersionRow]:
-        """Newest first, numbers below `after`."""
-        ...
 
     async def delete_function(self, function_id: str) -> None:
         """Removes it, its versions and aliases; event ``route``. Raises NotFound."""

@@ -107,14 +107,9 @@ class Functions:
 
         return await self._db.read(read)
 
-    async def list_versions(self, function_id: str, after: int | None, limit: int) -> list[VersionRow]:
-        def read(connection: Connection) -> list[VersionRow]:
-            v = t.versions.c
-            query = select(t.versions).where(v.function_id == function_id)
-            if after is not None:
-                query = query.where(v.number < after)
-            query = query.order_by(v.number.desc()).limit(limit)
-            return [to_version(row) for row in connection.execute(query).mappings()]
+    async def function_ids(self) -> set[str]:
+        def read(connection: Connection) -> set[str]:
+            return set(connection.execute(select(t.functions.c.id)).scalars())
 
         return await self._db.read(read)
 
@@ -128,17 +123,6 @@ class Functions:
             emit(tx, "route", function_id, namespace_id, did="deleted")
 
         await self._db.write(write)
-
-    async def digests_in_use(self) -> tuple[set[str], set[str]]:
-        def read(connection: Connection) -> tuple[set[str], set[str]]:
-            v = t.versions.c
-            sources = connection.execute(select(v.source).distinct()).scalars()
-            artifacts = connection.execute(
-                select(v.artifact).where(v.artifact.is_not(None)).distinct()
-            ).scalars()
-            return set(sources), {artifact for artifact in artifacts if artifact is not None}
-
-        return await self._db.read(read)
 
 
 def _summaries(connection: Connection, found: list[FunctionRow]) -> list[FunctionSummary]:

@@ -112,20 +112,6 @@ class Retention:
             some = gone[begin : begin + BATCH]
             await self._db.write(_run(delete(t.artifacts).where(t.artifacts.c.artifact.in_(some))))
 
-    async def known_functions(self, ids: Collection[str]) -> set[str]:
-        asked = sorted(ids)
-
-        def read(connection: Connection) -> set[str]:
-            found: set[str] = set()
-            for begin in range(0, len(asked), BATCH):
-                some = asked[begin : begin + BATCH]
-                found |= set(
-                    connection.execute(select(t.functions.c.id).where(t.functions.c.id.in_(some))).scalars()
-                )
-            return found
-
-        return await self._db.read(read)
-
     # Records.
 
     async def prune_invocations(self, before_ms: int, of_function: int, in_all: int) -> int:
