@@ -11,7 +11,8 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,10 +20,12 @@ from typing import Any, TypeVar
 from hearth.config import settings_from_json
 from hearth.core.errors import HearthError, StartupFailed, error_to_data
 from hearth.core.ids import new_id
+from hearth.core.metrics import Sample
 from hearth.core.settings import Settings
 from hearth.linux.libc import PR_SET_DUMPABLE, PR_SET_PDEATHSIG, prctl
 from hearth.ports.store import ProcessStore
 from hearth.supervisor.child import CLOSING, HURRY
+from hearth.telemetry.figures import FigureServer, Tell, process_samples
 from hearth.telemetry.log import configure
 
 T = TypeVar("T")
@@ -91,6 +94,11 @@ class Context:
     @property
     def bus_socket(self) -> Path:
         return self.run_dir / "control" / "bus.sock"
+
+    @property
+    def figures_dir(self) -> Path:
+        """Where the processes of this user put the sockets on which they tell their figures."""
+        return self.run_dir / "control"
 
     @property
     def api_socket(self) -> Path:
@@ -199,6 +207,25 @@ async def unless_hurried(context: Context, work: Coroutine[Any, Any, T]) -> T | 
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     return None
+
+
+def with_process(tell: Tell) -> Tell:
+    """What `tell` tells, and, where everything is asked for, what this process costs."""
+    started = time.time()
+
+    def both(functions: AbstractSet[str] | None) -> Iterator[Sample | None]:
+        if functions is None:
+            yield from process_samples(started)
+        yield from tell(functions)
+
+    return both
+
+
+async def tell_figures(context: Context, stack: contextlib.AsyncExitStack, tell: Tell) -> None:
+    """Tell this process's figures to who asks, until the stack unwinds. Raises OSError."""
+    server = FigureServer(context.figures_dir, context.name, context.owner, with_process(tell))
+    await server.start()
+    stack.push_async_callback(server.close)
 
 
 HEARTBEAT = 5.0  # seconds

@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ import hearth
 from hearth.api.app import create_app
 from hearth.api.deps import ApiDeps
 from hearth.api.functions import FunctionServices, functions_router
+from hearth.api.metrics import MetricsServices, metrics_router
 from hearth.api.secrets import secrets_router
 from hearth.api.streams import EndStreams
 from hearth.app.auth import Auth, RegistrationRule
+from hearth.app.build_figures import BuildFigures
 from hearth.app.builds import BuildWorkers, Workshop
 from hearth.app.deploy import Deploys
 from hearth.app.feed import BuildFeed
@@ -30,6 +33,7 @@ from hearth.app.keys import Keys
 from hearth.app.retention import Retention
 from hearth.app.secrets import Secrets
 from hearth.app.sessions import Sessions
+from hearth.app.stats import StatsViews
 from hearth.app.users import Users
 from hearth.blobs.local import LocalBlobs
 from hearth.bootstrap import child
@@ -41,6 +45,7 @@ from hearth.build.runner import Runner
 from hearth.build.toolchains import Toolchains, machine_places
 from hearth.bus.local import BusServer
 from hearth.core.launch import Probe
+from hearth.core.metrics import Sample
 from hearth.drivers.remote import RemoteDriver
 from hearth.runtimes.go import GoRuntime
 from hearth.security.passwords import Argon2Passwords
@@ -49,8 +54,10 @@ from hearth.security.tokens import AccessTokens, TokenMint
 from hearth.security.vault import LABEL, Vault
 from hearth.security.verifier import CredentialVerifier
 from hearth.store.store import Store
+from hearth.telemetry.figures import FigureReader
 from hearth.telemetry.logreader import LogReader
 from hearth.telemetry.logs import LogFiles
+from hearth.telemetry.metrics import PrometheusPage
 
 log = logging.getLogger(__name__)
 
@@ -120,11 +127,17 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
             logs=LogReader(settings.data_dir / "logs"),
             probe=probe,
         )
-        builders = BuildWorkers(
-            _workshop(context, store, driver, probe, blobs, logs, feed), bus, settings.build_workers
-        )
+        workshop = _workshop(context, store, driver, probe, blobs, logs, feed)
+        builders = BuildWorkers(workshop, bus, settings.build_workers)
         secrets = Secrets(store, Vault([root.derive(LABEL)]), ids)
-        app = create_app(deps, [functions_router(services), secrets_router(secrets)])
+        app = create_app(
+            deps,
+            [
+                functions_router(services),
+                secrets_router(secrets),
+                metrics_router(_metrics(context, workshop.figures, services.views)),
+            ],
+        )
         server = _server(context, EndStreams(app, stopping))
         tasks = [
             asyncio.create_task(server.serve(), name="api"),
@@ -138,7 +151,9 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
         up.cancel()
         staged = _staged(context)
         staged.chmod(0o600)
-        staged.rename(context.api_socket)  # from now on shards come to us, and no longer to a control before us
+        staged.rename(
+            context.api_socket
+        )  # from now on shards come to us, and no longer to a control before us
         ready({"first_user": await store.count_users() == 0})
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if not stopping.is_set():  # something of ours has failed: a successor takes over while we drain
@@ -155,6 +170,16 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
         for task in done:
             if not task.cancelled() and task.exception() is not None:
                 raise RuntimeError(f"{task.get_name()} failed") from task.exception()
+
+
+def _metrics(context: Context, builds: BuildFigures, views: FunctionViews) -> MetricsServices:
+    def tell(functions: AbstractSet[str] | None) -> Iterator[Sample]:
+        if functions is None:
+            yield Sample("hearth_build_info", (hearth.__version__,), 1)
+            yield from builds.samples()
+
+    reader = FigureReader(context.figures_dir, context.name, child.with_process(tell))
+    return MetricsServices(PrometheusPage(reader), StatsViews(views, reader))
 
 
 def _workshop(
@@ -184,18 +209,20 @@ def _workshop(
         seeds={"go": go.seed_plan},
         networked="network" in probe.enforces or probe.driver == "process",
     )
+    languages = runtimes()
     return Workshop(
         store=store,
         blobs=blobs,
         toolchains=toolchains,
         runner=runner,
-        runtimes=runtimes(),
+        runtimes=languages,
         logs=logs,
         feed=feed,
         clock=SystemClock(),
         ids=ids,
         owner=context.owner,
         driver=probe.driver,
+        figures=BuildFigures(tuple(languages)),
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from typing import Any
 
+from hearth.app.figures import CountedLaunches, ShardFigures, StartFigures
 from hearth.app.instances import Instance
 from hearth.app.invoke import Recorder
 from hearth.app.launcher import Launcher
@@ -91,8 +92,10 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
             lambda version: rebuild[0](version),
             Vault([read_key(context.fds.pop("secrets"))]),
         )
-        pool = Pool(launcher, clock)
-        prover = Prover(store, launcher, pool, bus, clock, context.owner)
+        starts = StartFigures(tuple(workshop.runtimes))
+        launches = CountedLaunches(launcher, starts)
+        pool = Pool(launches, clock)
+        prover = Prover(store, launches, pool, bus, clock, context.owner)
         rebuild.append(prover.rebuild)
 
         def routes_changed() -> None:
@@ -100,6 +103,7 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
             pool.serve_only(served)
             kinds: dict[SlotKind, Toolchain] = dict(filter(None, map(launcher.kind_of, served)))
             slots.want(kinds)
+            recorder.keep_only({route.function.id for route in routes.entries.values()})
 
         async def cause_of_death(instance: Instance) -> FunctionCrashed:
             return await launcher.cause_of_death(instance.slot)
@@ -119,6 +123,8 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
             max_body=settings.max_body,
             trusted_proxies=settings.trusted_proxies,
         )
+        figures = ShardFigures(recorder, pool, slots, starts, lambda: len(routes.entries))
+        await child.tell_figures(context, stack, figures.samples)
         works: dict[str, Coroutine[Any, Any, None]] = {
             "routes": routes.run(),
             "scaler": Scaler(pool, clock).run(),

@@ -203,6 +203,23 @@ class Client:
         asked = {"force": "true"} if force else {}
         return parse(models.SecretDeleted, self.connection.request("DELETE", path, params=asked))
 
+    def stats(self, namespace: str, name: str) -> models.FunctionStats:
+        return self._get(models.FunctionStats, _path(namespace, name, "/stats"))
+
+    def all_stats(self, namespace: str) -> tuple[list[models.StatsItem], set[str]]:
+        """Figures of all functions of a namespace, and the names of processes that did not tell theirs."""
+        found: list[models.StatsItem] = []
+        missing: set[str] = set()
+        after: str | None = None
+        while True:
+            asked = {"namespace": namespace, "limit": str(_PAGE), **({"after": after} if after else {})}
+            page = parse(models.StatsPage, self.connection.request("GET", "/api/v1/stats", params=asked))
+            found += page.items
+            missing.update(page.missing)
+            after = page.next
+            if after is None:
+                return found, missing
+
     # shapes
 
     def _get(self, model: type[T], path: str) -> T:

@@ -139,7 +139,7 @@ async def _ask(name: str, paths: Sequence[Path], functions: Sequence[str] | None
         try:
             async with asyncio.timeout(PATIENCE):
                 told = ProcessSamples(label, await _read(path, functions))
-        except (OSError, TimeoutError, ValueError, EOFError) as error:
+        except (OSError, TimeoutError, ValueError, EOFError, asyncio.LimitOverrunError) as error:
             if place:
                 if isinstance(error, ConnectionRefusedError):
                     path.unlink(missing_ok=True)  # it was killed, and somebody else has its name now
