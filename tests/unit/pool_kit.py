@@ -19,6 +19,7 @@ from hearth.core.launch import SlotKind, Toolchain
 from hearth.core.records import FunctionRow, VersionRow
 from hearth.core.routing import Deployed, deployed
 from hearth.core.version import VersionState
+from hearth.ports.secrets import Opener
 from hearth.testing.clock import ClockIds, FakeClock
 from hearth.testing.driver import NoOutput, ScriptedDriver
 from hearth.testing.guest import FakeGuest, FakeGuests
@@ -102,7 +103,10 @@ class Waiter:
 
 
 def make_kit(
-    keep: int = 0, room: int = 50, guest: Callable[[int], FakeGuest | HearthError] | None = None
+    keep: int = 0,
+    room: int = 50,
+    guest: Callable[[int], FakeGuest | HearthError] | None = None,
+    opener: Opener | None = None,
 ) -> Kit:
     clock, driver, rows, logs = FakeClock(), ScriptedDriver(), ListRows(), ListLogs()
     guests = FakeGuests(guest, driver.hung_up)
@@ -114,6 +118,6 @@ def make_kit(
     slots = Slots(shop, keep, Room(room), pause=0.0)
     gone: list[Deployed] = []
     toolchain: list[Toolchain | None] = [PYTHON]
-    launcher = Launcher(shop, slots, lambda _: toolchain[0], gone.append)
+    launcher = Launcher(shop, slots, lambda _: toolchain[0], gone.append, opener)
     pool = Pool(launcher, clock)
     return Kit(clock, driver, guests, rows, logs, sandboxes, slots, launcher, pool, gone, toolchain)

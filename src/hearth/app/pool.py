@@ -130,11 +130,7 @@ class Pool:
             FunctionError: it failed to load a moment ago, and nothing is up.
         """
         group = self._group(version)
-        if (
-            since < group.memory.not_before
-            and not group.instances
-            and isinstance(group.failure, FunctionError)
-        ):
+        if since < group.memory.not_before and not group.ready and isinstance(group.failure, FunctionError):
             raise _again(group.failure)
         bound = version.config.scale.queue + max(0, group.policy.max - group.ready) * group.policy.concurrency
         ticket = group.line.join(since, deadline, granted, bound, group.service)
@@ -385,7 +381,8 @@ class Pool:
             scaling.failed(group.memory, now) if mine else scaling.failed(group.memory, now, 0.1, 2.0)
         )
         hopeless = mine or isinstance(error, NoCapacity) or now - group.failure_since > PATIENCE
-        if hopeless and not group.instances and not group.starting:
+        up = group.ready if mine else len(group.instances)  # one that is on its way out makes room, no more
+        if hopeless and not up and not group.starting:
             for ticket in group.line.clear():
                 ticket.granted(None, error, now - ticket.since)
 
