@@ -1,4 +1,4 @@
-"""list, describe, versions, delete."""
+"""list, describe, delete."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import click
 
 from hearth.cli.context import connect, namespace_of, resolve
 from hearth.cli.errors import FAILED
+from hearth.cli.names import FUNCTION
 from hearth.cli.options import Options, common, pass_options
 from hearth.cli.output import emit, facts, say, table, warn
 from hearth.cli.prompts import confirm
@@ -63,7 +64,7 @@ def list_functions(options: Options) -> None:
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", type=FUNCTION)
 @common
 @pass_options
 def describe(options: Options, name: str) -> None:
@@ -98,38 +99,7 @@ def describe(options: Options, name: str) -> None:
 
 
 @click.command()
-@click.argument("name")
-@common
-@pass_options
-def versions(options: Options, name: str) -> None:
-    """List a function's versions, and why one failed.
-
-    \b
-    Example:
-      hearth versions hello
-    """
-    with connect(options) as client:
-        found = list(client.versions(*resolve(options, client, name)))
-    if options.json:
-        emit([version.model_dump() for version in found])
-        return
-    table(
-        ("version", "state", "runtime", "made", "failure"),
-        [
-            (
-                str(version.number),
-                version.state,
-                version.toolchain or version.runtime,
-                day(version.created_at),
-                version.failure.message if version.failure is not None else "",
-            )
-            for version in found
-        ],
-    )
-
-
-@click.command()
-@click.argument("name")
+@click.argument("name", type=FUNCTION)
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @common
 @pass_options
