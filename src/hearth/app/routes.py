@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from typing import Protocol
 
 from hearth.core.errors import HearthError, NotFound
-from hearth.core.records import Event, RouteRow, SealedSecret, VersionRow
+from hearth.core.records import Event, FunctionRow, FunctionSummary, RouteRow, SealedSecret, VersionRow
 from hearth.core.routing import Deployed, Route, deployed, make_route
 from hearth.ports.bus import Bus
 from hearth.ports.clock import Clock
@@ -25,7 +25,11 @@ Key = tuple[bytes, bytes]  # namespace, function
 
 
 class Versions(Protocol):
-    """Finds versions that no alias points to, and the secrets that they name."""
+    """Finds versions that no alias points to, the secrets that they name, and functions that have no route."""
+
+    async def find_function(self, namespace: str, name: str) -> FunctionRow | None: ...
+
+    async def summary(self, function_id: str) -> FunctionSummary | None: ...
 
     async def find_version(self, function_id: str, number: int) -> VersionRow | None: ...
 
@@ -54,6 +58,7 @@ class Routes:
         self._clock = clock
         self._keys: dict[str, Key] = {}  # by function id
         self._named: dict[tuple[str, int], Deployed] = {}
+        self._asking = asyncio.Semaphore(2)
         self._seq = 0
         self._wake = asyncio.Event()
         bus.subscribe("routes", self._wake.set)
@@ -84,6 +89,9 @@ class Routes:
         while True:
             events = await self._store.events_after(self._seq, PAGE)
             changed = {event.subject for event in events if event.kind == "route"}
+            for event in events:
+                if event.kind == "route" and event.details.get("did") == "removed":
+                    self._named.pop((event.subject, event.details.get("version", 0)), None)
             for function_id in changed:
                 row = await self._store.route(function_id)
                 if row is None:
@@ -141,6 +149,16 @@ class Routes:
         found = self._named[route.function.id, number] = deployed(route.function, row, secrets)
         self.on_change()
         return found
+
+    async def unrouted(self, key: Key) -> FunctionSummary | None:
+        """A function without a live version, which the table does not have; None when there is none of that name.
+
+        Few at a time: whoever asks for what isn't there must not keep others from the store. Raises StoreUnavailable.
+        """
+        async with self._asking:
+            namespace, name = (part.decode("latin-1") for part in key)
+            function = await self._versions.find_function(namespace, name)
+            return None if function is None else await self._versions.summary(function.id)
 
     @property
     def served(self) -> list[Deployed]:

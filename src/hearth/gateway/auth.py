@@ -7,7 +7,8 @@ A credential that is presented and bad is refused whether or not the function ex
 from __future__ import annotations
 
 from hearth.core.errors import Forbidden, HearthError, NotFound, Unauthenticated
-from hearth.core.permissions import Action, Decision, Principal, decide
+from hearth.core.permissions import Action, Decision, Principal, Resource, decide
+from hearth.core.records import FunctionSummary
 from hearth.core.routing import Deployed
 
 KEY = b"x-hearth-key"
@@ -36,6 +37,26 @@ def unknown_function() -> NotFound:
         "there is no such function, or you may not know of it",
         hint="check the namespace and the name, that you are logged in, and that a version is live: hearth list",
     )
+
+
+def not_live(principal: Principal, found: FunctionSummary | None) -> NotFound:
+    """What to tell of a function that has no live version: to who may call it that it is there, to who may read it why."""
+    if found is None:
+        return unknown_function()
+    function, latest = found.function, found.latest
+    resource = Resource(function.namespace_id, function.id)
+    if decide(principal, Action.INVOKE, resource) is not Decision.ALLOW:
+        return unknown_function()
+    message, hint = f"{function.namespace}/{function.name} has no live version yet", "ask who deploys it"
+    if decide(principal, Action.READ, resource) is Decision.ALLOW:
+        hint = f"see what became of its deploys: hearth versions {function.name}"
+        if latest is None:
+            hint = "deploy it: hearth deploy"
+        elif latest.failure is not None:
+            message += f": version {latest.number} failed, {latest.failure.message}"
+        else:
+            message += f": version {latest.number} is {latest.state.value}"
+    return NotFound(message, hint=hint)
 
 
 def refusal(principal: Principal | None, version: Deployed) -> HearthError | None:

@@ -83,7 +83,7 @@ class FunctionCall:
                 return self._enter(version)
         if special:
             self.request_id = self._shared.request_id(self._request, self.invocation)
-        verdict = admit(self._shared, route, special)
+        verdict = admit(self._shared, route, special, self._request.key)
         if isinstance(verdict, Admitted):
             return self._admitted(verdict)
         if isinstance(verdict, HearthError):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any, NamedTuple
 
-from hearth.core.errors import Forbidden, HearthError
+from hearth.app.routes import Key
+from hearth.core.errors import Forbidden, HearthError, StoreUnavailable
 from hearth.core.permissions import Principal
 from hearth.core.routing import Deployed, Route
 from hearth.gateway import auth
@@ -25,30 +26,36 @@ Verdict = Admitted | HearthError | Coroutine[Any, Any, Admitted]
 """A coroutine when something has to be looked up first; it raises what is an error otherwise."""
 
 
-def admit(shared: Shared, route: Route | None, special: dict[bytes, bytes]) -> Verdict:
+def admit(shared: Shared, route: Route | None, special: dict[bytes, bytes], key: Key) -> Verdict:
     """Judge one request.
 
     Args:
         shared: verifier, routes.
         route: of the function, None when there is none of that name.
         special: the request's headers that mean something here.
+        key: the namespace and the function that the request names.
     """
     version = None if route is None else route.live.only or route.live.pick(shared.chance())
     token = auth.credential(special, version is not None and version.public)
     if token is None:
-        return _judge(shared, route, version, special, None)
+        return _judge(shared, route, version, special, key, None)
     principal = shared.verifier.cached(token)
     if principal is None:
         return auth.bad_credential()
     if isinstance(principal, Principal):
-        return _judge(shared, route, version, special, principal)
-    return _look_up(shared, route, version, special, token)
+        return _judge(shared, route, version, special, key, principal)
+    return _look_up(shared, route, version, special, key, token)
 
 
 async def _look_up(
-    shared: Shared, route: Route | None, version: Deployed | None, special: dict[bytes, bytes], token: bytes
+    shared: Shared,
+    route: Route | None,
+    version: Deployed | None,
+    special: dict[bytes, bytes],
+    key: Key,
+    token: bytes,
 ) -> Admitted:
-    verdict = _judge(shared, route, version, special, await shared.resolve(token))
+    verdict = _judge(shared, route, version, special, key, await shared.resolve(token))
     if isinstance(verdict, HearthError):
         raise verdict
     return verdict if isinstance(verdict, Admitted) else await verdict
@@ -59,10 +66,11 @@ def _judge(
     route: Route | None,
     version: Deployed | None,
     special: dict[bytes, bytes],
+    key: Key,
     principal: Principal | None,
 ) -> Verdict:
     if route is None or version is None:
-        return auth.unknown_function()
+        return auth.unknown_function() if principal is None else _unrouted(shared, key, principal)
     error = auth.refusal(principal, version)
     if error is not None:
         return error
@@ -71,6 +79,15 @@ def _judge(
     if not auth.is_member(principal, route.function.namespace_id):
         return Forbidden("only members of the namespace may choose a version")
     return _named(shared, route, special, principal)
+
+
+async def _unrouted(shared: Shared, key: Key, principal: Principal) -> Admitted:
+    """Tell a member what is the matter with a function that has no live version; others are told what strangers are."""
+    try:
+        found = await shared.routes.unrouted(key)
+    except StoreUnavailable:
+        found = None
+    raise auth.not_live(principal, found)
 
 
 async def _named(

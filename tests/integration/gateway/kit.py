@@ -24,7 +24,7 @@ from hearth.core.function import FunctionConfig
 from hearth.core.ids import new_id
 from hearth.core.launch import SlotPlan, Toolchain
 from hearth.core.permissions import KeyScope, Principal
-from hearth.core.records import Event, FunctionRow, RouteRow, Target, VersionRow
+from hearth.core.records import Event, FunctionRow, FunctionSummary, RouteRow, Target, VersionRow
 from hearth.core.version import VersionState
 from hearth.gateway.door import Door
 from hearth.gateway.upstream import Upstream
@@ -80,6 +80,14 @@ class Rows:
         self.invocations: list[Any] = []
         self.sandboxes: list[Any] = []
         self.versions: dict[tuple[str, int], VersionRow] = {}
+        self.unrouted: dict[tuple[str, str], FunctionSummary] = {}
+
+    async def find_function(self, namespace: str, name: str) -> FunctionRow | None:
+        found = self.unrouted.get((namespace, name))
+        return None if found is None else found.function
+
+    async def summary(self, function_id: str) -> FunctionSummary | None:
+        return next((row for row in self.unrouted.values() if row.function.id == function_id), None)
 
     async def routes(self, after: str | None, limit: int) -> list[RouteRow]:
         return [self.rows[key] for key in sorted(self.rows) if key > (after or "")][:limit]

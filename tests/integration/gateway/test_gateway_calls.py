@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -17,7 +18,8 @@ from hearth.core.errors import (
 )
 from hearth.core.function import Scale
 from hearth.core.launch import Exit
-from hearth.core.records import Event, RouteRow, Target
+from hearth.core.records import Event, Failure, FunctionSummary, RouteRow, Target
+from hearth.core.version import VersionState
 from tests.integration.gateway.kit import (
     FakeCall,
     FakeGuest,
@@ -81,6 +83,31 @@ async def test_who_may_call(auth: str | None, headers: list[bytes], status: int)
             assert reply.status == status
             assert ("www-authenticate" in reply.headers) is (status == 401)
         assert front.keys.looked <= 2
+
+
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        (MEMBER, "ns-a/new has no live version yet: version 1 failed, it does not import"),
+        (KEY, "ns-a/new has no live version yet"),
+        (OTHER_KEY, "there is no such function, or you may not know of it"),
+        (STRANGER, "there is no such function, or you may not know of it"),
+        (b"Accept: */*", "there is no such function, or you may not know of it"),
+    ],
+)
+async def test_a_member_hears_why_nothing_is_live_and_a_stranger_hears_nothing(
+    header: bytes, told: str
+) -> None:
+    async with shard(reflect) as front:
+        function = route_row("new").function
+        failed = replace(
+            version_row("new", 1), state=VersionState.FAILED, failure=Failure("x", "it does not import")
+        )
+        front.rows.unrouted[function.namespace, "new"] = FunctionSummary(function, None, failed)
+        reply = await front.ask(get("new", header))
+        assert (reply.status, code(reply)) == (404, "not_found")
+        message = json.loads(reply.body)["error"]["message"]
+        assert message == told.replace("ns-a", function.namespace)
 
 
 async def test_one_lookup_serves_all_who_wait_for_it() -> None:
