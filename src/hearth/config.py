@@ -61,6 +61,11 @@ def _home(environ: Mapping[str, str]) -> Path:
         return Path("/")
 
 
+def wants_color(environ: Mapping[str, str]) -> bool:
+    """Whether a terminal may be written to in colours: https://no-color.org, and TERM=dumb."""
+    return not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+
+
 REGISTRY_VARIABLES = (
     "PIP_INDEX_URL",
     "PIP_EXTRA_INDEX_URL",
@@ -165,6 +170,12 @@ def _default_data_dir(environ: Mapping[str, str]) -> Path:
     if os.geteuid() == 0:
         return Path("/var/lib/hearth")
     return Path(environ.get("HOME") or Path.home()) / ".local" / "share" / "hearth"
+
+
+def runtime_dir(environ: Mapping[str, str]) -> Path | None:
+    """$XDG_RUNTIME_DIR, where it is an absolute path (XDG Base Directory Specification)."""
+    path = Path(environ.get("XDG_RUNTIME_DIR", ""))
+    return path if path.is_absolute() else None
 
 
 def _choice(*allowed: str) -> Callable[[str], str]:

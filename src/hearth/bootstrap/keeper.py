@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -20,7 +21,7 @@ from hearth.drivers.process import ProcessDriver
 from hearth.drivers.safe import safe
 from hearth.egress.networks import HostNetworks
 from hearth.keeper.server import KeeperServer, Role
-from hearth.linux import mounts
+from hearth.linux import mounts, userns
 from hearth.ports.driver import Driver
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,6 @@ async def _driver(context: Context, networks: HostNetworks | None, stack: AsyncE
         prefixes=tuple(context.extra["prefixes"]),
         networks=networks,
         max_sandboxes=settings.max_instances + settings.build_workers,
-        allow_unenforced=settings.allow_unenforced,
     )
     await driver.open()
     stack.push_async_callback(driver.close)
@@ -105,8 +105,11 @@ def _facts(probe: Probe, networks: HostNetworks | None, context: Context) -> dic
 
 
 def main() -> None:
+    # Before any thread: what the keeper mounts is seen by nobody else, and goes with it.
     if os.geteuid() == 0:
-        mounts.unshare_mounts()  # before any thread: what the keeper mounts is seen by nobody else, and goes with it
+        mounts.unshare_mounts()
+    elif userns.OWN_NAMESPACES in sys.argv:
+        userns.enter()
     child.main(_body, courtesy=False, fast_loop=False)
 
 

@@ -8,7 +8,6 @@ import os
 import pwd
 import secrets
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -17,16 +16,16 @@ from typing import Any
 
 import hearth
 from hearth.build.registries import read_registries
-from hearth.config import environment, is_loopback, registry_files, settings_to_json
-from hearth.core.errors import StartupFailed
+from hearth.config import environment, is_loopback, registry_files, runtime_dir, settings_to_json
 from hearth.core.settings import Settings
-from hearth.linux import mounts
+from hearth.linux.userns import OWN_NAMESPACES
 from hearth.security.rootkey import RootKey, load_root_key
 from hearth.security.vault import key_descriptor
-from hearth.supervisor import view
+from hearth.supervisor import rundir, view
 from hearth.supervisor.child import ChildSpec
 from hearth.supervisor.datadir import DataDir
 from hearth.supervisor.group import PlatformGroup
+from hearth.supervisor.life import Life
 from hearth.supervisor.sockets import bind_public
 from hearth.supervisor.supervisor import Supervisor
 from hearth.telemetry.log import configure
@@ -49,16 +48,16 @@ def run(settings: Settings) -> None:
     configure("supervisor", settings.log_level)
     root = os.geteuid() == 0
     if not root and settings.isolation != "process":
-        raise StartupFailed(
-            "hearth up as an ordinary user can't isolate functions yet",
-            hint="run it as root, or, for development only and without any isolation, with --isolation process",
-        )
+        from hearth.drivers.bubblewrap.unprivileged import check_unprivileged  # root's supervisor stays small
+
+        check_unprivileged()
     with ExitStack() as stack:
         data = DataDir(settings.data_dir)
         stack.callback(data.close)
         uid, gid = _platform_ids(data.instance) if root else (os.getuid(), os.getgid())
-        if root:
-            _enter_group(data.instance, stack)
+        life = Life(data.path)
+        stack.callback(life.close)
+        _enter_group(PlatformGroup.of(data.instance) if root else PlatformGroup.own(data.instance), stack)
         key = load_root_key(settings.key_file or settings.data_dir / "key", create=settings.key_file is None)
         data.give_to(uid, gid)
         sockets = bind_public(settings.host, settings.port, 1)
@@ -67,18 +66,17 @@ def run(settings: Settings) -> None:
         settings = replace(settings, port=sockets[0].getsockname()[1])
         settings = replace(settings, public_url=settings.public_url or _public_url(settings))
         run_dir = _run_dir(data.instance, settings, root)
-        stack.callback(_remove_run_dir, run_dir, root)
+        stack.callback(rundir.remove, run_dir, root)
         (run_dir / "control").mkdir(mode=0o700)
         os.chown(run_dir / "control", uid, gid)
         setup_token = None if is_loopback(settings.host) else secrets.token_urlsafe(18)
-        specs = _specs(settings, data.instance, run_dir, uid, gid, key, sockets[0].fileno(), setup_token)
+        specs = _specs(settings, data.instance, run_dir, uid, gid, key, sockets[0].fileno(), life.fd, setup_token)
         supervisor = Supervisor(specs, settings.drain_grace, sockets, lambda: _renewed(specs))
         asyncio.run(supervisor.run(lambda said: _announce(settings, said, setup_token)))
 
 
-def _enter_group(instance: str, stack: ExitStack) -> None:
+def _enter_group(group: PlatformGroup | None, stack: ExitStack) -> None:
     """End what an earlier life of this platform left, and be in its control group until the stack unwinds."""
-    group = PlatformGroup.of(instance)
     if group is None:
         return
     left = group.clear()
@@ -111,22 +109,12 @@ def _public_url(settings: Settings) -> str:
 def _run_dir(instance: str, settings: Settings, root: bool) -> Path:
     """The folder of sockets; as root also the platform's mount namespace."""
     if not root:
-        return Path(tempfile.mkdtemp(prefix="hearth-"))
+        return rundir.make_own(instance, settings.data_dir, runtime_dir(environment()))
     run_dir = Path(f"/run/hearth-{instance}")
     package = Path(hearth.__file__).resolve().parent
     needed = [package, Path(sys.prefix), Path(sys.base_prefix), settings.data_dir]
     view.enter(run_dir, [path.resolve() for path in needed])
     return run_dir
-
-
-def _remove_run_dir(run_dir: Path, root: bool) -> None:
-    if root:
-        mounts.unmount(run_dir)
-        run_dir.rmdir()
-        return
-    for path in sorted(run_dir.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
-    run_dir.rmdir()
 
 
 def _specs(
@@ -137,6 +125,7 @@ def _specs(
     gid: int,
     key: RootKey,
     listener: int,
+    life: int,
     setup_token: str | None,
 ) -> Sequence[ChildSpec]:
     common: dict[str, Any] = {
@@ -156,14 +145,15 @@ def _specs(
         extra: dict[str, Any],
         fds: dict[str, int],
         runs_as: tuple[int, int] | None = (uid, gid),
+        arguments: tuple[str, ...] = (),
     ) -> ChildSpec:
-        argv = (sys.executable, "-I", "-m", f"hearth.bootstrap.{module}")
+        argv = (sys.executable, "-I", "-m", f"hearth.bootstrap.{module}", *arguments)
         return ChildSpec(
             name,
             argv if runs_as is None else (*_dropped(*runs_as), *argv),
             {**common, "name": name, "extra": extra},
             stage,
-            fds,
+            {**fds, "life": life},
             drains=module in ("control", "shard"),
             overlaps=module in ("control", "resolver", "shard"),
         )
@@ -174,7 +164,15 @@ def _specs(
     registries = read_registries(dict(settings.registry_env), files["pip_conf"], files["npmrc"])
     prefixes += [folder for folder in registries.folders if Path(folder).is_dir()]
     return [
-        spec("keeper", "keeper", 0, {"prefixes": prefixes, "resolver_uid": resolver}, {}, runs_as=None),
+        spec(
+            "keeper",
+            "keeper",
+            0,
+            {"prefixes": prefixes, "resolver_uid": resolver},
+            {},
+            runs_as=None,
+            arguments=(OWN_NAMESPACES,) if settings.isolation != "process" else (),
+        ),
         spec("control", "control", 1, {"setup_token": setup_token, **files}, {"key": key_fd}),
         spec("resolver", "resolver", 1, {}, {}, runs_as=(resolver, resolver)),
         spec(

@@ -10,6 +10,9 @@ PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
 CLONE_NEWNS = 0x00020000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
 
 
 @cache
@@ -33,3 +36,8 @@ def prctl(option: int, value: int) -> None:
 def unshare(flags: int) -> None:
     """unshare(2). Raises OSError."""
     check(libc().unshare(flags), "unshare")
+
+
+def setns(fd: int, kind: int) -> None:
+    """setns(2): move this thread into the namespace that a descriptor stands for. Raises OSError."""
+    check(libc().setns(fd, kind), "setns")

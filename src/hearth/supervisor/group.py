@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from hearth.core.errors import StartupFailed
-from hearth.drivers.bubblewrap.cgroup_v2 import LEAF, choose_base
+from hearth.drivers.bubblewrap.cgroup_v2 import LEAF, Base, choose_base, delegated_base, move_back, vacate
 from hearth.drivers.bubblewrap.cgroups import parse_mounts, pids_of, remove
 
 _PATIENCE = 10.0  # seconds for killed processes to go
@@ -26,11 +26,13 @@ class PlatformGroup:
     Args:
         path: the group's directory.
         home: the group in which this process was before.
+        base: of an ordinary user: the group that was delegated to him.
     """
 
-    def __init__(self, path: Path, home: Path) -> None:
+    def __init__(self, path: Path, home: Path, base: Base | None = None) -> None:
         self.path = path
         self._home = home
+        self._base = base
 
     @classmethod
     def of(cls, instance: str) -> PlatformGroup | None:
@@ -47,6 +49,20 @@ class PlatformGroup:
         if pids is None:
             return None
         return cls(pids / f"{LEAF}-{instance}", pids / own.get("pids", "/").lstrip("/"))
+
+    @classmethod
+    def own(cls, instance: str) -> PlatformGroup | None:
+        """The group of an ordinary user's instance; None where no part of the cgroup v2 tree was delegated to him."""
+        mounts = parse_mounts(Path("/proc/self/mountinfo").read_text())
+        unified = next((mount.point for mount in mounts if mount.version == 2), None)
+        if unified is None or any(mount.version == 1 for mount in mounts):
+            return None
+        groups = Path("/proc/self/cgroup").read_text()
+        base = delegated_base(unified, groups)
+        if base is None:
+            return None
+        home = next((line[3:] for line in groups.splitlines() if line.startswith("0::")), "/")
+        return cls(base.path / f"{LEAF}-{instance}", unified / home.lstrip("/"), base)
 
     def clear(self) -> int:
         """Kill whatever an earlier life left inside; returns how many processes that was.
@@ -70,6 +86,8 @@ class PlatformGroup:
 
     def enter(self) -> None:
         """Make it and move this process into it. Raises OSError."""
+        if self._base is not None:
+            vacate(self._base)
         self.path.mkdir(mode=0o755, exist_ok=True)
         _move(self.path)
 
@@ -85,6 +103,8 @@ class PlatformGroup:
         deadline = time.monotonic() + _PATIENCE
         while not remove((self.path,)) and time.monotonic() < deadline:
             time.sleep(0.01)
+        if self._base is not None:
+            move_back(self._base)
 
 
 def _move(group: Path) -> None:

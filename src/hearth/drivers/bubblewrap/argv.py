@@ -20,6 +20,10 @@ _JOIN = (
 )
 
 
+# An ordinary user's: says that its user namespace is there, and waits to be let on; a closed pipe is no yes.
+_HOLD = """echo '{ "held": true }' > "/proc/self/fd/$1" && read -r _ || exit 125; shift; exec < /dev/null; """
+
+
 @dataclass(frozen=True, slots=True)
 class Bind:
     """A host path that stands at `target` inside."""
@@ -49,6 +53,7 @@ class Layout:
         links: (link inside, what it says), such as ("/bin", "usr/bin").
         system: host paths bound read-only at their own place, such as /usr.
         binds: mounts of the sandbox's own.
+        network: bubblewrap makes the network namespace; else it is in the one that it is to have already.
     """
 
     slot: str
@@ -59,13 +64,15 @@ class Layout:
     env: Mapping[str, str] = field(default_factory=dict)
     workdir: str = "/tmp"
     hostname: str = "fn"
+    network: bool = True
 
 
 def options(layout: Layout, fds: Fds) -> list[str]:
     """All options but the program: given to bubblewrap by ``--args``, so that no value of the environment is in `ps`."""
     out = [
         *("--unshare-user", "--uid", str(INSIDE_UID), "--gid", str(INSIDE_UID), "--disable-userns"),
-        *("--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup"),
+        *("--unshare-pid", *(("--unshare-net",) if layout.network else ())),
+        *("--unshare-ipc", "--unshare-uts", "--unshare-cgroup"),
         *(
             "--hostname",
             layout.hostname,
@@ -127,6 +134,32 @@ def command(
     return [
         *(tools["sh"], "-c", _JOIN, "join", str(open_files), *joins, "--"),
         *(tools["setpriv"], f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--"),
+        *(tools["bwrap"], "--args", str(args_fd), "--", *payload),
+    ]
+
+
+def own_command(
+    *,
+    joins: tuple[str, ...],
+    open_files: int,
+    status_fd: int,
+    network: bool,
+    args_fd: int,
+    payload: tuple[str, ...],
+    tools: Mapping[str, str],
+) -> list[str]:
+    """The whole command of an ordinary user: a user namespace around the sandbox, then as `command`.
+
+    That namespace owns the network, and its processes are counted apart. The sandbox's program is in another one below it
+    and has no say here, whatever capabilities it might win. bubblewrap is root in it, and nobody outside.
+
+    Args:
+        status_fd: is told that the namespace is there; the shell then reads a line from its standard input before it goes on.
+        network: make the network namespace here, so that rules can be put into it first.
+    """
+    return [
+        *(tools["unshare"], "--user", "--map-root-user", *(("--net",) if network else ()), "--"),
+        *(tools["sh"], "-c", _HOLD + _JOIN, "join", str(status_fd), str(open_files), *joins, "--"),
         *(tools["bwrap"], "--args", str(args_fd), "--", *payload),
     ]
 

@@ -17,7 +17,7 @@ _LIMITS = ("memory", "cpu", "pids")
 _EXTRA = ("cpuacct", "freezer")
 
 
-class GroupV1:
+class GroupV1(cgroups.DirectoryGroup):
     """One sandbox on v1.
 
     Args:

@@ -20,6 +20,7 @@ from hearth.drivers.bubblewrap import cgroups, files
 
 _LIMITS = ("memory", "cpu", "pids")
 LEAF = "hearth-platform"  # whoever was in the group; a platform's own processes are in LEAF-<instance>
+NOT_GIVEN = "the cgroup controller {} is not given to this group (start as a systemd unit with Delegate=yes)"
 _PATIENCE = 5.0  # seconds for processes that are just leaving
 _DELEGATED = ("trusted.delegate", "user.delegate")  # set by systemd for Delegate=yes
 
@@ -58,6 +59,62 @@ def choose_base(mount: Path, self_cgroup: str) -> Base:
     return Base(group, leaf=True)
 
 
+def delegated_base(mount: Path, self_cgroup: str) -> Base | None:
+    """Where an ordinary user may make groups: his own group, when it was delegated to him; else None.
+
+    Newer systemd says so in an attribute (user.delegate). Where it is silent, a group that he may write and in which there
+    is nobody but this process and what it was started from is taken for one: nobody else is moved out of his place then.
+    The leaf of a platform is below a group that its supervisor has judged so.
+
+    Args:
+        mount: where the tree is mounted.
+        self_cgroup: content of /proc/self/cgroup.
+    """
+    own = next((line[3:] for line in self_cgroup.splitlines() if line.startswith("0::")), "/")
+    group = mount / own.lstrip("/")
+    judged = _is_leaf(group)
+    if judged:
+        group = group.parent
+    controls = (group, group / "cgroup.procs", group / "cgroup.subtree_control")
+    if group == mount or not all(os.access(path, os.W_OK) for path in controls):
+        return None
+    if judged or _delegated(group) or cgroups.pids_of((group,)) <= _ancestry():
+        return Base(group, leaf=True)
+    return None
+
+
+def vacate(base: Base) -> None:
+    """Move everybody in a group that is to hand controllers down into a leaf below it. Raises OSError.
+
+    For a supervisor: the keeper of an ordinary user is in a process namespace, and can't name those outside.
+    """
+    with _locked(base.path):
+        (base.path / LEAF).mkdir(mode=0o755, exist_ok=True)
+        _move_all(base.path, base.path / LEAF)
+
+
+def move_back(base: Base) -> None:
+    """The opposite of `vacate`, when no platform is left there. What can't be moved stays: the next one uses it."""
+    with _locked(base.path), contextlib.suppress(OSError):
+        if all(child.name == LEAF for child in _children(base.path)):
+            for name in _LIMITS:
+                files.write_if_there(base.path / "cgroup.subtree_control", f"-{name}")
+            _move_all(base.path / LEAF, base.path)
+            cgroups.remove((base.path / LEAF,))
+
+
+def _ancestry() -> set[int]:
+    """This process and those that it comes from."""
+    found, pid = set(), os.getpid()
+    while pid > 0 and pid not in found:
+        found.add(pid)
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            break
+    return found
+
+
 def _is_leaf(group: Path) -> bool:
     return group.name == LEAF or group.name.startswith(f"{LEAF}-")
 
@@ -70,7 +127,7 @@ def _delegated(group: Path) -> bool:
     return False
 
 
-class GroupV2:
+class GroupV2(cgroups.DirectoryGroup):
     """One sandbox on v2."""
 
     def __init__(self, path: Path) -> None:
@@ -135,11 +192,7 @@ class GroupsV2:
             self._root.mkdir(mode=0o755, exist_ok=True)
         self._enable(self._root)
         there = set((self._root / "cgroup.subtree_control").read_text().split())
-        self.missing = {
-            name: f"the cgroup controller {name} is not given to this group (start as a systemd unit with Delegate=yes)"
-            for name in _LIMITS
-            if name not in there
-        }
+        self.missing = {name: NOT_GIVEN.format(name) for name in _LIMITS if name not in there}
 
     def _enable(self, group: Path) -> None:
         if group == self._base.path and self._base.leaf:
@@ -149,6 +202,11 @@ class GroupsV2:
         for name in _LIMITS:  # one by one: one that is refused must not take the others with it
             if name in offered:
                 files.write_if_there(group / "cgroup.subtree_control", f"+{name}")
+
+    def offered(self) -> frozenset[str]:
+        """Controllers that could be had here. Changes nothing."""
+        have = (self._base.path / "cgroup.controllers").read_text().split()
+        return frozenset(_LIMITS) & frozenset(have)
 
     def create(self, name: str, limits: Limits) -> GroupV2:
         group = GroupV2(self._root / name)

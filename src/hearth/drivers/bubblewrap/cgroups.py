@@ -12,6 +12,7 @@ import os
 import resource
 import signal
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -35,6 +36,22 @@ class Group(Protocol):
     @property
     def directories(self) -> tuple[Path, ...]: ...
 
+    def follow(self, pid: int) -> None:
+        """Told of the sandbox's first process, which becomes the outer bubblewrap, as soon as it is started."""
+        ...
+
+    def hold(self, pid: int, limits: Limits, final: bool) -> None:
+        """Set on that process what is a process's own to hold. Called where `held_first` says so, while it waits.
+
+        Args:
+            final: no `set_limits` comes after it.
+        """
+        ...
+
+    def pids(self) -> set[int]:
+        """Who is alive of it."""
+        ...
+
     def set_limits(self, limits: Limits) -> None:
         """Hold these limits from now on. Raises OSError, EBUSY when more memory is used than the new limit."""
         ...
@@ -44,6 +61,28 @@ class Group(Protocol):
         ...
 
     def usage(self) -> Usage: ...
+
+    def close(self) -> None:
+        """Let go of descriptors; when nothing of it is alive any more. Idempotent."""
+        ...
+
+
+class DirectoryGroup:
+    """What a group that is nothing but directories answers to all that is not about limits."""
+
+    directories: tuple[Path, ...]
+
+    def follow(self, pid: int) -> None:
+        """Nothing: it joins by itself."""
+
+    def hold(self, pid: int, limits: Limits, final: bool) -> None:
+        """Nothing: the directories hold."""
+
+    def pids(self) -> set[int]:
+        return pids_of(self.directories)
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 class Groups(Protocol):
@@ -107,16 +146,16 @@ def pids_of(directories: tuple[Path, ...]) -> set[int]:
     return found
 
 
-def set_open_files(directories: tuple[Path, ...], count: int) -> None:
-    """Change RLIMIT_NOFILE of all inside. Raises LimitUnenforceable: prlimit(2) on others takes CAP_SYS_RESOURCE."""
-    for pid in pids_of(directories):
+def set_open_files(pids: Iterable[int], count: int) -> None:
+    """Change RLIMIT_NOFILE of all these. Raises LimitUnenforceable: raising it takes CAP_SYS_RESOURCE (prlimit(2))."""
+    for pid in pids:
         try:
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (count, count))
         except ProcessLookupError:
             continue
         except PermissionError as error:
             raise LimitUnenforceable(
-                "root may not change the open files of a running sandbox here",
+                "the open files of a running sandbox can't be changed here",
                 hint="give the keeper CAP_SYS_RESOURCE, or keep open files as the slot was started with",
             ) from error
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from hearth.core.errors import NoCapacity, SandboxFailed
 from hearth.core.launch import Disk
 from hearth.drivers.bubblewrap import loop, mounts, watch
-from hearth.drivers.bubblewrap.uids import UidBlock
+from hearth.drivers.bubblewrap.uids import Uids
 
 _MKFS_TIMEOUT, _GONE_TIMEOUT = 60.0, 5.0
 _EXT4_STATE, _EXT4_CLEAN = 1024 + 0x3A, 1  # s_state of the superblock (ext4 disk layout)
@@ -61,7 +61,7 @@ class Disks:
         block: where owners' uids come from.
     """
 
-    def __init__(self, folder: Path, block: UidBlock) -> None:
+    def __init__(self, folder: Path, block: Uids) -> None:
         self._folder = folder
         self._block = block
         self._in_use: set[str] = set()
@@ -105,7 +105,8 @@ class Disks:
         Raises SandboxFailed, NoCapacity, OSError; then nothing is left.
         """
         if not self._loops:
-            options = {"size": str(disk.bytes), "mode": "755", "uid": str(spare_uid), "gid": str(spare_uid)}
+            size, gid = min(disk.bytes, _half_of_memory()), self._block.gid(spare_uid)
+            options = {"size": str(size), "mode": "755", "uid": str(spare_uid), "gid": str(gid)}
             return Mounted(mounts.new_tmpfs(options, mounts.NOSUID | mounts.NODEV), spare_uid, "", None)
         if disk.name in self._in_use:
             return await self._fresh(disk, spare_uid)
@@ -210,6 +211,11 @@ class Disks:
     def leftovers(self) -> list[str]:
         """Let go of loop devices that an earlier keeper's images still hold; returns their names."""
         return loop.detach_below(self._folder)
+
+
+def _half_of_memory() -> int:
+    """Bytes: as much as the kernel gives a tmpfs by itself (tmpfs(5)); no build shall fill the machine's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 def _is_clean(image: Path) -> bool:

@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hearth.core.errors import InvalidInput, LimitUnenforceable, NoCapacity, SandboxFailed
+from hearth.core.errors import InvalidInput, NoCapacity, SandboxFailed
 from hearth.core.launch import Attachment, Exit, Handle, Probe, SandboxSpec, Usage
 from hearth.drivers.bubblewrap.machine import Machine, open_machine
 from hearth.drivers.bubblewrap.probe import probe
@@ -31,7 +31,6 @@ class BubblewrapDriver:
     prefixes: host paths of private interpreters that may be mounted.
     networks: None: only ``network: none``.
     max_sandboxes: at once.
-    allow_unenforced: of memory, cpu, pids: what may be missing on this machine.
 
     Call `open` before anything else and `close` at the end.
     """
@@ -46,7 +45,6 @@ class BubblewrapDriver:
         prefixes: tuple[str, ...] = (),
         networks: Networks | None = None,
         max_sandboxes: int = 200,
-        allow_unenforced: frozenset[str] = frozenset(),
     ) -> None:
         if _INSTANCE.match(instance) is None:
             raise InvalidInput(f"{instance[:40]!r} is not an instance id")
@@ -58,7 +56,6 @@ class BubblewrapDriver:
         self._prefixes = prefixes
         self._networks = networks
         self._max = max_sandboxes
-        self._allowed = allow_unenforced
         self._names = count(1)
         self._sandboxes: dict[str, Sandbox] = {}
         self._starting: dict[str, asyncio.Task[None]] = {}
@@ -107,10 +104,6 @@ class BubblewrapDriver:
         """See the port."""
         shared = self._ready()
         check_spec(spec)
-        lacking = set(shared.groups.missing) - self._allowed - {"swap"}
-        if lacking:
-            name = sorted(lacking)[0]
-            raise LimitUnenforceable(f"{name} can't be limited here: {shared.groups.missing[name]}")
         if spec.id in self._sandboxes:
             raise SandboxFailed(f"{spec.id} exists already")
         if len(self._sandboxes) >= self._max:

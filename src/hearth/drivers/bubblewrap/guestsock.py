@@ -20,15 +20,15 @@ class GuestSocket:
 
     Args:
         path: where; below the slot's directory.
-        uid: who may connect.
+        uid, gid: who may connect.
     """
 
-    def __init__(self, path: Path, uid: int) -> None:
+    def __init__(self, path: Path, uid: int, gid: int) -> None:
         self._path = path
-        self._uid = uid
+        self._peer = (uid, gid)
         self._loop = asyncio.get_running_loop()
         self._connected: asyncio.Future[socket.socket] = self._loop.create_future()
-        self._listener: socket.socket | None = _listen(path, uid)
+        self._listener: socket.socket | None = _listen(path, uid, gid)
         self._loop.add_reader(self._listener.fileno(), self._accept)
 
     def _accept(self) -> None:
@@ -39,7 +39,7 @@ class GuestSocket:
         except OSError:  # the peer left before it was accepted
             return
         _, uid, gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        if (uid, gid) != (self._uid, self._uid):
+        if (uid, gid) != self._peer:
             connection.close()
             return
         connection.setblocking(False)
@@ -88,7 +88,7 @@ class GuestSocket:
             self._connected.result().close()
 
 
-def _listen(path: Path, uid: int) -> socket.socket:
+def _listen(path: Path, uid: int, gid: int) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with contextlib.suppress(OSError):
@@ -96,7 +96,7 @@ def _listen(path: Path, uid: int) -> socket.socket:
             listener.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
         _bind(listener, path)
         path.chmod(0o600)
-        os.chown(path, uid, uid)
+        os.chown(path, uid, gid)
         listener.listen(1)
         listener.setblocking(False)
     except OSError:

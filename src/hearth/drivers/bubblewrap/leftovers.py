@@ -25,7 +25,7 @@ async def remove_leftovers(groups: Groups) -> list[str]:
     deadline = time.monotonic() + _LIMIT
     for name, group in left.items():
         while True:
-            if cgroups.pids_of(group.directories):
+            if group.pids():
                 group.kill()
             elif cgroups.remove(group.directories):
                 break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -16,7 +17,7 @@ from hearth.drivers.bubblewrap.leftovers import remove_leftovers
 from hearth.drivers.bubblewrap.rundir import prepare_run_directory, remove_run_directory
 from hearth.drivers.bubblewrap.seccomp import Filters
 from hearth.drivers.bubblewrap.sources import Sources
-from hearth.drivers.bubblewrap.uids import UidBlock, take_block
+from hearth.drivers.bubblewrap.uids import OwnUid, Uids, take_block
 from hearth.ports.egress import Networks
 
 _SEARCH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
@@ -35,14 +36,14 @@ class Machine:
     """Args:
     slots: the tmpfs with the slots' directories.
     undo: gives everything back.
-    tools: paths of sh, setpriv and bwrap.
+    tools: paths of sh, setpriv, unshare and bwrap.
     links, system: see `argv.Layout`.
     networks: None: only ``network: none``.
     """
 
     slots: Path
     groups: Groups
-    uids: UidBlock
+    uids: Uids
     disks: Disks
     sources: Sources
     filters: Filters
@@ -69,15 +70,17 @@ async def open_machine(
     with ExitStack() as undo:
         try:
             mounts.become_subreaper()
-            groups = cgroup_tree.detect(instance)
+            root = os.geteuid() == 0
+            groups = cgroup_tree.detect(instance) if root else cgroup_tree.detect_own(instance)
             await remove_leftovers(groups)
             undo.callback(groups.close)
             groups.open()
-            undo.callback((await guard.start(groups, tools["sh"])).close)
+            if root:  # an ordinary user's keeper is process 1 of a namespace, and the kernel is its guard
+                undo.callback((await guard.start(groups, tools["sh"])).close)
             filters = seccomp.build()
             undo.callback(remove_run_directory, run)
             shims = prepare_run_directory(run, folders.get("shim"))
-            uids = take_block(instance)
+            uids = take_block(instance) if root else OwnUid()
             undo.callback(uids.close)
             disks = Disks(data / "disks", uids)
             disks.leftovers()
@@ -87,7 +90,8 @@ async def open_machine(
         except (OSError, ImportError, RuntimeError, SandboxFailed) as error:
             raise StartupFailed(
                 f"sandboxes can't be made here: {error}",
-                hint="bubblewrap needs root, control groups and libseccomp2; `hearth doctor` tells more",
+                hint="bubblewrap needs user namespaces (or root and control groups) and libseccomp2; "
+                "`hearth doctor` tells more",
             ) from error
         links, system = host_layout()
         return Machine(
@@ -107,9 +111,9 @@ async def open_machine(
 
 def find_tools() -> dict[str, str]:
     """Raises StartupFailed when one is missing."""
-    packages = {"sh": "dash", "setpriv": "util-linux", "bwrap": "bubblewrap"}
+    packages = {"sh": "dash", "setpriv": "util-linux", "unshare": "util-linux", "bwrap": "bubblewrap"}
     found = {name: shutil.which(name, path=_SEARCH) for name in packages}
-    missing = [packages[name] for name, path in found.items() if path is None]
+    missing = sorted({packages[name] for name, path in found.items() if path is None})
     if missing:
         raise StartupFailed(
             f"sandboxes need {', '.join(missing)}", hint=f"apt-get install {' '.join(missing)}"

@@ -12,11 +12,15 @@ from typing import Protocol
 
 from hearth.core.errors import HearthError
 from hearth.core.ids import new_id
-from hearth.core.launch import Exit, Handle, Limits, Probe, SandboxSpec, Usage
+from hearth.core.launch import Exit, Handle, Limits, Network, Probe, SandboxSpec, Usage
 from hearth.drivers.bubblewrap.machine import Machine
 
 _TIMEOUT = 10.0
 _MIB = 1 << 20
+_NO_NETWORK = Network()
+_SHARED = (
+    "functions run as the user who runs Hearth, kept apart by namespaces and filters only (see isolation.md)"
+)
 
 
 class _Driver(Protocol):
@@ -49,10 +53,14 @@ class _Findings:
 
 async def probe(driver: _Driver, machine: Machine) -> Probe:
     """Make and remove a handful of sandboxes."""
+    uids = machine.uids.range
     facts = [
         ("cgroup", machine.groups.version),
         ("disk", machine.disks.backing),
-        ("uids", f"{machine.uids.range.start}-{machine.uids.range[-1]}"),
+        (
+            "uids",
+            f"{uids.start}-{uids[-1]}" if not machine.uids.shared else f"{uids.start}, the platform's own",
+        ),
         ("bubblewrap", machine.tools["bwrap"]),
     ]
     found = _Findings()
@@ -60,24 +68,31 @@ async def probe(driver: _Driver, machine: Machine) -> Probe:
         found.missing.append((name, why))
     try:
         await _identity(driver, found)
-        for trial in (_memory, _pids, _tmp, _cpu):
-            await trial(driver, found)
+        for name, trial in (("memory", _memory), ("pids", _pids), ("tmp", _tmp), ("cpu", _cpu)):
+            if name not in machine.groups.missing:
+                await trial(driver, found)
     except HearthError as error:
         found.missing.append(("sandbox", f"{error.message}. {error.hint or ''}".strip()))
         return Probe("bubblewrap", False, frozenset(), tuple(found.missing), tuple(facts))
-    found.add(
-        "network", machine.networks is not None, "no network of sandboxes is set up: only network: none"
-    )
-    if machine.disks.backing == "tmpfs":
+    await _network(driver, machine, found)
+    if machine.uids.shared:
+        found.enforces.discard("uids")
+        found.missing.append(("a user for each sandbox", _SHARED))
+    elif machine.disks.backing == "tmpfs":
         found.missing.append(("disk", "no loop devices or mkfs.ext4: a build's disk counts as its memory"))
     return Probe("bubblewrap", True, frozenset(found.enforces), tuple(found.missing), tuple(facts))
 
 
-def _network(machine: Machine, found: _Findings) -> None:
+async def _network(driver: _Driver, machine: Machine, found: _Findings) -> None:
     if machine.networks is None:
         found.missing.append(("network", "no network of sandboxes is set up: only network: none"))
         return
     missing = machine.networks.missing()
+    if not missing and machine.uids.shared:  # it depends on programs that have not been tried yet
+        try:
+            await _run(driver, "exit 0", Limits(), Network("internet"))
+        except HearthError as error:
+            missing = (("network", f"{error.message}; {error.hint or ''}".rstrip("; ")),)
     found.missing.extend(missing)
     if not missing:
         found.enforces.add("network")
@@ -119,7 +134,7 @@ async def _cpu(driver: _Driver, found: _Findings) -> None:
     found.add("cpu", share < 0.6, "a sandbox had more of the processors than it was allowed")
 
 
-async def _run(driver: _Driver, script: str, limits: Limits) -> _Result:
+async def _run(driver: _Driver, script: str, limits: Limits, network: Network = _NO_NETWORK) -> _Result:
     now = time.monotonic()
     spec = SandboxSpec(
         id=new_id("sandbox", time.time_ns() // 1_000_000, secrets.token_bytes(10)),
@@ -127,6 +142,7 @@ async def _run(driver: _Driver, script: str, limits: Limits) -> _Result:
         argv=("/bin/sh", "-c", script),
         env=(("PATH", "/usr/bin:/bin"),),
         limits=limits,
+        network=network,
         guest=False,
     )
     handle = await driver.start(spec, now + _TIMEOUT)

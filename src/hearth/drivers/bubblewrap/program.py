@@ -33,7 +33,7 @@ def has_started(pid: int, bubblewrap: int) -> bool:
         return False
 
 
-def check_confined(pid: int, uid: int) -> None:
+def check_confined(pid: int, uid: int, gid: int) -> None:
     """Raise SandboxFailed when the process is not confined as every program must be."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
@@ -43,7 +43,7 @@ def check_confined(pid: int, uid: int) -> None:
         name
         for name, wanted in (
             ("Uid", "\t".join([str(uid)] * 4)),
-            ("Gid", "\t".join([str(uid)] * 4)),
+            ("Gid", "\t".join([str(gid)] * 4)),
             ("NoNewPrivs", "1"),
             ("Seccomp", "2"),
             *((f"Cap{kind}", "0" * 16) for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb")),

@@ -11,6 +11,7 @@ import errno
 import os
 import signal
 import time
+from dataclasses import replace
 
 from hearth.core.errors import LimitUnenforceable, SandboxFailed
 from hearth.core.launch import Attachment, Exit, Limits, Network, SandboxSpec, Usage
@@ -21,10 +22,10 @@ from hearth.drivers.bubblewrap.guestsock import GuestSocket
 from hearth.drivers.bubblewrap.machine import Machine
 from hearth.drivers.bubblewrap.slots import Slot
 from hearth.drivers.bubblewrap.sources import check_network
-from hearth.drivers.bubblewrap.spawn import Spawned, child_of, program_of, spawn
+from hearth.drivers.bubblewrap.spawn import Spawned, child_of, held_of, program_of, spawn
 from hearth.drivers.bubblewrap.status import exit_of
 from hearth.drivers.bubblewrap.watch import Watched, reap_orphans
-from hearth.ports.egress import NetHandle
+from hearth.ports.egress import NetHandle, Networks
 
 _RETRY = 0.002  # seconds between looks at a group that is emptying: v1 has no event for it
 _KILL_LIMIT, _REMOVE_LIMIT = 20.0, 5.0
@@ -64,43 +65,55 @@ class Sandbox:
         if spec.disk is not None:
             self._disk = await machine.disks.take(spec.disk, self._spare_uid)
             self._uid = self._disk.uid
+        own, gid = machine.uids.shared, machine.uids.gid(self._uid)
         self._group = machine.groups.create(spec.id, spec.limits)
-        layout = self._make_layout(self._uid)
+        layout = self._make_layout(self._uid, gid)
         if spec.guest:
-            self._guest = GuestSocket(self._slot.path / "guest.sock", self._uid)
+            self._guest = GuestSocket(self._slot.path / "guest.sock", self._uid, gid)
         networked = spec.networked or spec.network.mode != "none"
         if networked and machine.networks is None:
             raise LimitUnenforceable("this machine can't hold a sandbox's network", hint="use network: none")
         resolver = machine.networks.resolver if networked and machine.networks is not None else None
-        self._spawned = spawn(
-            layout,
+        self._spawned = spawned = spawn(
+            layout if not own else replace(layout, network=not networked),
             joins=self._group.joins,
             open_files=spec.limits.open_files,
-            uid=self._uid,
+            uid=None if own else self._uid,
             payload=spec.argv,
             tools=machine.tools,
             etc=argv.etc_files(resolver, spec.network.hosts),
             filters=machine.filters.programs,
             held=networked,
         )
-        self._child = await child_of(self._spawned)
-        self._watching = asyncio.create_task(self._watch(self._spawned, self._child))
-        if networked and machine.networks is not None:
-            self._net = await machine.networks.prepare(spec.id, self._child.pid)
-            if spec.network.mode != "none":
-                await machine.networks.open(self._net, spec.network)
-            self._spawned.release()
-        self._program = await program_of(self._spawned, self._child, self._uid)
+        self._group.follow(spawned.process.pid)
+        if own:  # it waits before bubblewrap, in the namespace that owns its network; else bubblewrap waits
+            await held_of(spawned)
+            self._group.hold(spawned.process.pid, spec.limits, final=not spec.guest)
+            if networked:
+                await self._make_network(machine.networks, spawned.process.pid)
+            spawned.release()
+        self._child = await child_of(spawned)
+        self._watching = asyncio.create_task(self._watch(spawned, self._child))
+        if networked and not own:
+            await self._make_network(machine.networks, self._child.pid)
+            spawned.release()
+        self._program = await program_of(spawned, self._child, self._uid, gid)
         self._slot.unstage()
         if self._disk is not None:
             self._disk.detach()
         if not spec.guest:
             self._slot.seal()
 
-    def _make_layout(self, uid: int) -> argv.Layout:
+    async def _make_network(self, networks: Networks | None, pid: int) -> None:
+        assert networks is not None
+        self._net = await networks.prepare(self.spec.id, pid)
+        if self.spec.network.mode != "none":
+            await networks.open(self._net, self.spec.network)
+
+    def _make_layout(self, uid: int, gid: int) -> argv.Layout:
         spec, slot = self.spec, self._slot
         slot.make()
-        tmp = slot.stage_tmp(spec.limits.tmp, uid)
+        tmp = slot.stage_tmp(spec.limits.tmp, (uid, gid))
         binds = [
             argv.Bind(
                 str(slot.stage_folder(self._machine.sources.open(mount.kind, mount.name))), mount.target
@@ -147,7 +160,7 @@ class Sandbox:
         except BaseException:
             os.close(code)
             raise
-        self._slot.attach(code, attachment.secrets, self._uid)
+        self._slot.attach(code, attachment.secrets, (self._uid, self._machine.uids.gid(self._uid)))
 
     def _set_limits(self, group: Group, limits: Limits) -> None:
         try:
@@ -161,7 +174,7 @@ class Sandbox:
                 hint="give the function more memory or /tmp",
             ) from error
         if limits.open_files != self.spec.limits.open_files:
-            cgroups.set_open_files(group.directories, limits.open_files)
+            cgroups.set_open_files(group.pids(), limits.open_files)
 
     async def _open_network(self, network: Network) -> None:
         if network.mode == "none":
@@ -216,6 +229,8 @@ class Sandbox:
 
     async def _remove(self) -> None:
         if self._spawned is not None and not self.exit.done():
+            if self._group is not None:
+                self._group.kill()  # while it still shows whom it started
             self._spawned.process.kill()  # it may not have joined the group yet; from now on it makes no more
         if self._group is not None:
             await self._kill(self._group)
@@ -226,6 +241,7 @@ class Sandbox:
         self._close_descriptors()
         self._slot.remove()
         if self._group is not None:
+            self._group.close()
             await cgroups.remove_soon(self._group.directories, _REMOVE_LIMIT)
         if self._disk is not None:
             await self._machine.disks.give_back(self._disk)
@@ -237,7 +253,7 @@ class Sandbox:
     async def _kill(self, group: Group) -> None:
         deadline = time.monotonic() + _KILL_LIMIT
         outer = None if self._spawned is None else self._spawned.outer
-        while cgroups.pids_of(group.directories) or (outer is not None and not outer.ended.is_set()):
+        while group.pids() or (outer is not None and not outer.ended.is_set()):
             group.kill()
             if self._child is not None:
                 self._child.reap()
@@ -249,7 +265,7 @@ class Sandbox:
         """Everything is killed: wait until bubblewrap is reaped and the exit is known."""
         if self._spawned is not None:
             self._spawned.process.wait()
-            if self._watching is None and self._uid is not None:
+            if self._watching is None and self._uid is not None and not self._machine.uids.shared:
                 await reap_orphans(
                     self._uid, _REMOVE_LIMIT
                 )  # its pid 1 came to us when bubblewrap died, unnamed

@@ -20,11 +20,11 @@ from hearth.drivers.bubblewrap.mounts import NODEV, NOEXEC, NOSUID, RDONLY
 _SECRET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")
 
 
-def tmp_options(size: int, uid: int | None = None) -> dict[str, str]:
+def tmp_options(size: int, owner: tuple[int, int] | None = None) -> dict[str, str]:
     """Options of a sandbox's /tmp: bytes, and files in proportion (each costs kernel memory, counted to the sandbox)."""
     options = {"size": str(size), "nr_inodes": str(1024 + size // 1024)}
-    if uid is not None:
-        options |= {"mode": "1777", "uid": str(uid), "gid": str(uid)}
+    if owner is not None:
+        options |= {"mode": "1777", "uid": str(owner[0]), "gid": str(owner[1])}
     return options
 
 
@@ -52,9 +52,9 @@ class Slot:
         mounts.make_private(self.path)
         mounts.make_shared(self.path)
 
-    def stage_tmp(self, size: int, uid: int) -> Path:
+    def stage_tmp(self, size: int, owner: tuple[int, int]) -> Path:
         """Make /tmp; its size can be changed as long as the sandbox lives. Returns where it stands for the start."""
-        self._tmp = mounts.new_tmpfs(tmp_options(size, uid), NOSUID | NODEV)
+        self._tmp = mounts.new_tmpfs(tmp_options(size, owner), NOSUID | NODEV)
         return self._move(self._tmp)
 
     def stage_folder(self, fd: int) -> Path:
@@ -96,7 +96,7 @@ class Slot:
         if self._tmp is not None:
             mounts.reconfigure(self._tmp, tmp_options(size))
 
-    def attach(self, code: int, secrets: tuple[tuple[str, bytes], ...], uid: int) -> None:
+    def attach(self, code: int, secrets: tuple[tuple[str, bytes], ...], owner: tuple[int, int]) -> None:
         """Move code (an O_PATH descriptor, closed here) and secrets in, read-only, and seal the slot.
 
         Raises:
@@ -110,21 +110,21 @@ class Slot:
         try:
             mounts.set_attributes(view, RDONLY | NOSUID | NODEV)
             if secrets:
-                self._attach_secrets(secrets, uid)
+                self._attach_secrets(secrets, owner)
             mounts.move_mount(view, self.path / "code")
         finally:
             os.close(view)
         self.seal()
 
-    def _attach_secrets(self, secrets: tuple[tuple[str, bytes], ...], uid: int) -> None:
+    def _attach_secrets(self, secrets: tuple[tuple[str, bytes], ...], owner: tuple[int, int]) -> None:
         size = sum(len(value) + 4096 for _, value in secrets) + 65536
-        options = {"size": str(size), "mode": "500", "uid": str(uid), "gid": str(uid)}
+        options = {"size": str(size), "mode": "500", "uid": str(owner[0]), "gid": str(owner[1])}
         box = mounts.new_tmpfs(options, NOSUID | NODEV | NOEXEC)
         try:
             for name, value in secrets:
                 if _SECRET.match(name) is None:
                     raise InvalidInput(f"{name[:80]!r} can't be the name of a secret's file")
-                _write_secret(box, name, value, uid)
+                _write_secret(box, name, value, owner)
             mounts.set_attributes(box, RDONLY)
             mounts.move_mount(box, self.path / "secrets")
         finally:
@@ -154,11 +154,11 @@ def _folder(path: Path) -> None:
     path.chmod(0o755)  # whatever our umask is: a sandbox's uid must get through
 
 
-def _write_secret(box: int, name: str, value: bytes, uid: int) -> None:
+def _write_secret(box: int, name: str, value: bytes, owner: tuple[int, int]) -> None:
     fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o400, dir_fd=box)
     with os.fdopen(fd, "wb") as file:
         file.write(value)
-        os.fchown(file.fileno(), uid, uid)
+        os.fchown(file.fileno(), *owner)
 
 
 def _remove(path: Path) -> None:

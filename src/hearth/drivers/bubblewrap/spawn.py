@@ -11,6 +11,7 @@ import os
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from hearth.core.errors import SandboxFailed
 from hearth.drivers.bubblewrap import argv, program
@@ -43,11 +44,13 @@ class Spawned:
     status: Status
     stdout: int
     stderr: int
-    block: int  # closing it, or a byte, lets the program start; -1 when there is none
+    block: int  # a byte lets the program start; -1 when there is none
 
     def release(self) -> None:
-        """Let the program start."""
+        """Let the program start. Idempotent."""
         if self.block >= 0:
+            with contextlib.suppress(BrokenPipeError):  # it has ended
+                os.write(self.block, b"\n")
             os.close(self.block)
             self.block = -1
 
@@ -57,7 +60,7 @@ def spawn(
     *,
     joins: tuple[str, ...],
     open_files: int,
-    uid: int,
+    uid: int | None,
     payload: tuple[str, ...],
     tools: dict[str, str],
     etc: dict[str, str],
@@ -67,6 +70,8 @@ def spawn(
     """Start bubblewrap.
 
     Args:
+        uid: whom to become first; None: an ordinary user starts it, and it waits for `Spawned.release` in a user namespace
+            around the sandbox before it becomes bubblewrap (see `held_of`).
         held: the program waits for `Spawned.release`. While held its pid 1 has capabilities in its own user
             namespace, so let it be milliseconds.
 
@@ -89,26 +94,30 @@ def spawn(
         out, out_end = pipe()
         err, err_end = pipe()
         block = block_end = -1
-        if held:
+        if held or uid is None:
             block_end, block = os.pipe2(os.O_CLOEXEC)
             given(block_end)
             ours.append(block)
         fds = argv.Fds(
             status=status_end,
             filters=tuple(given(memfd("filter", program)) for program in filters),
-            block=block_end if held else None,
+            block=block_end if held and uid is not None else None,
             etc=tuple((path, given(memfd("etc", text.encode()))) for path, text in etc.items()),
         )
         args = given(memfd("args", argv.encode(argv.options(layout, fds))))
-        command = argv.command(
-            joins=joins, open_files=open_files, uid=uid, args_fd=args, payload=payload, tools=tools
-        )
+        common: dict[str, Any] = {"joins": joins, "open_files": open_files, "args_fd": args}
+        common |= {"payload": payload, "tools": tools}
+        if uid is None:
+            command = argv.own_command(status_fd=status_end, network=not layout.network, **common)
+        else:
+            command = argv.command(uid=uid, **common)
+        stdin = block_end if uid is None else subprocess.DEVNULL
         process = subprocess.Popen(
             command,
-            pass_fds=[fd for fd in close_after if fd not in (out_end, err_end)],
+            pass_fds=[fd for fd in close_after if fd not in (out_end, err_end, stdin)],
             env={"PATH": "/usr/bin:/bin"},  # bubblewrap's pid 1 keeps it: /proc/1/environ shows it inside
             cwd="/",
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=out_end,
             stderr=err_end,
             start_new_session=True,
@@ -130,6 +139,19 @@ def spawn(
             os.close(fd)
 
 
+async def held_of(spawned: Spawned) -> None:
+    """Wait until an ordinary user's sandbox has the user namespace around it, and in it its network's.
+
+    Raises SandboxFailed when it ended first.
+    """
+    status = spawned.status
+    while not status.held:
+        if status.closed:
+            raise await _gave_up(spawned)
+        status.changed.clear()
+        await status.changed.wait()
+
+
 async def child_of(spawned: Spawned) -> Watched:
     """The sandbox's pid 1, as soon as bubblewrap has told it.
 
@@ -147,7 +169,7 @@ async def child_of(spawned: Spawned) -> Watched:
         raise await _gave_up(spawned) from None
 
 
-async def program_of(spawned: Spawned, child: Watched, uid: int) -> Watched | None:
+async def program_of(spawned: Spawned, child: Watched, uid: int, gid: int) -> Watched | None:
     """Wait until the program itself runs, and look at it from outside: uid, no capabilities, both filters.
 
     Returns its pidfd, or None when it has ended already. Raises SandboxFailed when it never came to run, or is less
@@ -162,7 +184,7 @@ async def program_of(spawned: Spawned, child: Watched, uid: int) -> Watched | No
             with contextlib.suppress(ProcessLookupError, FileNotFoundError):
                 watched = Watched(pid)
                 try:
-                    program.check_confined(pid, uid)
+                    program.check_confined(pid, uid, gid)
                 except BaseException:
                     watched.close()
                     raise

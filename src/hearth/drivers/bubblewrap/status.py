@@ -41,6 +41,7 @@ class Status:
         self._data = b""
         self.child: int | None = None
         self.code: int | None = None
+        self.held = False  # see `argv.own_command`
         self.changed = asyncio.Event()
         self.closed = False
         os.set_blocking(fd, False)
@@ -68,6 +69,7 @@ class Status:
         except ValueError:
             return
         if isinstance(values, dict):
+            self.held = self.held or values.get("held") is True
             child, code = values.get("child-pid"), values.get("exit-code")
             if isinstance(child, int) and self.child is None:
                 self.child = child

@@ -14,6 +14,7 @@ import os
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
 from hearth.core.errors import NoCapacity, StartupFailed
 
@@ -56,14 +57,75 @@ def overlaps(block: range, others: Iterable[range]) -> bool:
     return any(block.start < other.stop and other.start < block.stop for other in others)
 
 
+class Uids(Protocol):
+    """Who sandboxes run as."""
+
+    range: range
+    shared: bool  # every sandbox is the same user, who is also the platform's
+
+    def gid(self, uid: int) -> int:
+        """The group that goes with a uid."""
+        ...
+
+    def take(self) -> int:
+        """A uid for a sandbox. Raises NoCapacity."""
+        ...
+
+    def give_back(self, uid: int) -> None:
+        """Only when no process has it any more."""
+        ...
+
+    def take_disk(self, wanted: int | None = None) -> int:
+        """A uid that owns a disk: the wanted one when it is free, else another. Raises NoCapacity."""
+        ...
+
+    def free_disk(self, uid: int) -> None:
+        """The disk that had it is no more."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class OwnUid:
+    """An ordinary user has no uid but his own."""
+
+    shared = True
+
+    def __init__(self) -> None:
+        self.range = range(os.getuid(), os.getuid() + 1)
+
+    def gid(self, uid: int) -> int:
+        return os.getgid()
+
+    def take(self) -> int:
+        return self.range.start
+
+    def give_back(self, uid: int) -> None:
+        """Nothing: it is everybody's."""
+
+    def take_disk(self, wanted: int | None = None) -> int:
+        return self.range.start
+
+    def free_disk(self, uid: int) -> None:
+        """Nothing: it is everybody's."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
 class UidBlock:
     """A held block. Uids go round, so that one which was just freed is taken last."""
+
+    shared = False
 
     def __init__(self, block: range, lock: int) -> None:
         self.range = block
         self._lock = lock
         self._free = deque(range(block.start, block.start + DISKS))
         self._free_disks = set(range(block.start + DISKS, block.stop))
+
+    def gid(self, uid: int) -> int:
+        return uid
 
     def take(self) -> int:
         """A uid for a sandbox. Raises NoCapacity."""
