@@ -27,8 +27,10 @@ import uvicorn
 
 from hearth.api.app import create_app
 from hearth.api.deps import ApiDeps
+from hearth.api.secrets import secrets_router
 from hearth.app.auth import Auth, RegistrationRule
 from hearth.app.keys import Keys
+from hearth.app.secrets import Secrets
 from hearth.app.sessions import Sessions
 from hearth.app.users import Users
 from hearth.bootstrap.child import RandomIds, SystemClock
@@ -38,6 +40,7 @@ from hearth.core.settings import Settings
 from hearth.security.passwords import Argon2Passwords, Cost
 from hearth.security.rootkey import RootKey
 from hearth.security.tokens import AccessTokens, TokenMint
+from hearth.security.vault import LABEL, Vault
 from hearth.security.verifier import CredentialVerifier
 from hearth.store.store import Store
 
@@ -158,7 +161,8 @@ async def _serve(
         functions=store,
         clock=clock,
     )
-    app = create_app(deps, [platform.functions.router])
+    secrets = Secrets(store, Vault([key.derive(LABEL)]), ids)
+    app = create_app(deps, [secrets_router(secrets), platform.functions.router])
 
     async def recording(scope: Any, receive: Any, send: Any) -> None:
         headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}

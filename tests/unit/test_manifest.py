@@ -238,6 +238,34 @@ def test_env_is_limited() -> None:
     refused(BASE + "env:\n  A: " + "x" * limits.ENV_BYTES_MAX + "\n")
 
 
+def test_secrets_are_names() -> None:
+    assert read(BASE).secrets == ()
+    assert read(BASE + "secrets: []\n").secrets == ()
+    assert read(BASE + "secrets: [STRIPE_KEY, A]\n").secrets == ("A", "STRIPE_KEY")
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "line"),
+    [
+        ("secrets: A\n", "must be a list of names", 3),
+        ("secrets: {A: b}\n", "must be a list of names", 3),
+        ("secrets:\n  - A\n  - b-c\n", "'b-c' is not a name for a secret", 5),
+        ("secrets: [A, [B]]\n", "is not a name for a secret", 3),
+        ("secrets: [PATH]\n", "a meaning of its own", 3),
+        ("secrets: [A, B, A]\n", "secrets names A twice", 3),
+        ("env: {A: x}\nsecrets: [A]\n", "A stands under env and under secrets", 4),
+        (
+            f"secrets: [{', '.join(f'A{n}' for n in range(limits.SECRETS_NAMED_MAX + 1))}]\n",
+            "51 names, 50 are",
+            3,
+        ),
+    ],
+)
+def test_secrets_that_make_no_sense(text: str, message: str, line: int) -> None:
+    error = refused(BASE + text)
+    assert message in error.message and error.details["line"] == line and error.details["key"] == "secrets"
+
+
 def test_read_file(tmp_path: Path) -> None:
     with pytest.raises(InvalidManifest, match="there is no"):
         read_file(tmp_path)

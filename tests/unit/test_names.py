@@ -11,6 +11,7 @@ from hearth.core.names import (
     check_email,
     check_function,
     check_namespace,
+    check_secret,
     namespace_from_email,
     split_reference,
 )
@@ -34,6 +35,28 @@ def test_bad_namespaces(name: str) -> None:
 def test_bad_functions(name: str) -> None:
     with pytest.raises(InvalidName):
         check_function(name)
+
+
+@pytest.mark.parametrize("name", ["A", "_", "STRIPE_KEY", "A1", "PORTAL", "HEARTHSTONE", "MY_PATH", "A" * 64])
+def test_good_secrets(name: str) -> None:
+    assert check_secret(name) == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a", "1A", "A-B", "A.B", "A B", "A\n", "Ä", "A=B", "../A", "A\0", "A" * 65]
+)
+def test_bad_secrets(name: str) -> None:
+    with pytest.raises(InvalidName, match="is not a name for a secret") as refused:
+        check_secret(name)
+    assert refused.value.hint
+
+
+@pytest.mark.parametrize(
+    "name", ["PORT", "PATH", "HOME", "HEARTH_", "HEARTH_URL", "LD_PRELOAD", "LD_LIBRARY_PATH"]
+)
+def test_names_with_a_meaning_are_no_secrets(name: str) -> None:
+    with pytest.raises(InvalidName, match="a meaning of its own"):
+        check_secret(name)
 
 
 def test_references() -> None:

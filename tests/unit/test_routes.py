@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pytest
 
 from hearth.app import routes as module
 from hearth.app.routes import Routes
 from hearth.core.errors import NotFound, StoreUnavailable
-from hearth.core.records import Event, RouteRow, Target, VersionRow
+from hearth.core.records import Event, RouteRow, SealedSecret, Target, VersionRow
 from hearth.testing.clock import FakeClock
 from hearth.testing.workshop import LocalBus
 from tests.unit.pool_kit import function_row, version_row
@@ -22,6 +22,8 @@ class Rows:
         self.events: list[Event] = []
         self.reads = 0
         self.down = False
+        self.names: tuple[str, ...] = ()  # that every version asked for by number names
+        self.sealed = b"one"
 
     def put(self, name: str, number: int = 1) -> None:
         target = Target(version_row(name, number), 1)
@@ -61,7 +63,13 @@ class Rows:
 
     async def find_version(self, function_id: str, number: int) -> VersionRow | None:
         self._read()
-        return version_row("a", number) if number < 5 else None
+        return version_row("a", number, secrets=self.names) if number < 5 else None
+
+    async def sealed_secrets(
+        self, namespace_id: str, function_id: str | None, names: Collection[str]
+    ) -> tuple[SealedSecret, ...]:
+        self._read()
+        return tuple(SealedSecret(name, namespace_id, None, "k", self.sealed) for name in names)
 
 
 def table(rows: Rows) -> tuple[Routes, LocalBus, FakeClock]:
@@ -182,3 +190,19 @@ async def test_versions_by_number() -> None:
     rows.drop("a")
     await routes.follow()
     assert routes.served == []
+
+
+async def test_versions_by_number_have_the_secrets_of_now() -> None:
+    rows = Rows()
+    rows.put("a", 2)
+    rows.names = ("A",)
+    routes, _, _ = table(rows)
+    await routes.load()
+    first = await routes.version(routes.entries[b"ann", b"a"], 1)
+    assert [secret.sealed for secret in first.secrets] == [b"one"]
+    rows.sealed = b"two"
+    rows.tell("a")  # as the store does when a secret changes
+    await routes.follow()
+    assert first not in routes.served
+    again = await routes.version(routes.entries[b"ann", b"a"], 1)
+    assert [secret.sealed for secret in again.secrets] == [b"two"]

@@ -140,6 +140,7 @@ def _settings(version: VersionItem) -> list[tuple[str, str]]:
         ("scale", f"{scale['min']} to {scale['max']}, idle {seconds(scale['idle'])}" if scale else ""),
         ("network", str(config.get("network", ""))),
         ("env", ", ".join(str(pair[0]) for pair in config.get("env") or ())),
+        ("secrets", ", ".join(map(str, config.get("secrets") or ()))),
     ]
     return [(name, value) for name, value in pairs if value]
 
