@@ -72,3 +72,21 @@ make_venv() {
   fi
   "$py" -m compileall -q src >/dev/null || true
 }
+
+# promtool, which judges /metrics and the alert rules in the tests: taken out of Debian's package without installing that, for it is
+# a whole Prometheus and would start one. Elsewhere it has to be on the PATH.
+need_promtool() {
+  [ -x .venv/bin/promtool ] || command -v promtool >/dev/null && return
+  command -v dpkg-deb >/dev/null && command -v apt-get >/dev/null || return 0  # its tests say what is missing
+  local folder
+  folder=$(mktemp -d)
+  say "fetching promtool"
+  (
+    cd "$folder"
+    apt-get download -q prometheus >/dev/null 2>&1 ||
+      { [ "$(id -u)" = 0 ] && apt-get update -q >/dev/null && apt-get download -q prometheus >/dev/null 2>&1; } || exit 0
+    dpkg-deb --fsys-tarfile prometheus_*.deb | tar x ./usr/bin/promtool
+  )
+  [ ! -e "$folder/usr/bin/promtool" ] || install -m 0755 "$folder/usr/bin/promtool" .venv/bin/promtool
+  rm -rf "$folder"
+}
