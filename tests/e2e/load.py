@@ -20,13 +20,13 @@ class Load:
         url: of the platform.
         paths: what is called; each has clients of its own.
         clients: per path; each is one connection with one request in work at a time.
-        pause: seconds between two calls of a client, for one that leaves its connection idle.
+        pause: seconds between two calls of a client: the machine is not to be busy with clients alone.
     """
 
     url: str
     paths: tuple[str, ...]
-    clients: int = 4
-    pause: float = 0.0
+    clients: int = 3
+    pause: float = 0.01
     good: int = 0
     connections: int = 0
     failures: list[str] = field(default_factory=list)
@@ -51,6 +51,11 @@ class Load:
         self._stop.set()
         for thread in self._threads:
             thread.join()
+
+    def of(self, path: str) -> Counter[bytes]:
+        """How often each body came from a path."""
+        with self._lock:
+            return Counter({body: count for (of, body), count in self.bodies.items() if of == path})
 
     def _run(self, path: str) -> None:
         connection = self._connect()
