@@ -14,10 +14,14 @@ from typing import Any
 import httpx
 
 from hearth.api.functions import FunctionServices, functions_router
+from hearth.api.logs import logs_router
+from hearth.api.versions import versions_router
 from hearth.app.builds import BuildWorkers, Workshop
 from hearth.app.deploy import Deploys
 from hearth.app.feed import BuildFeed
 from hearth.app.functions import FunctionViews
+from hearth.app.logs import LogViews
+from hearth.app.traffic import Traffic
 from hearth.blobs.local import LocalBlobs
 from hearth.build.archive import unpack_upload
 from hearth.build.discover import Places
@@ -27,7 +31,8 @@ from hearth.build.toolchains import Toolchains
 from hearth.core.function import FunctionConfig
 from hearth.core.launch import BuildPlan, Probe, Toolchain
 from hearth.core.settings import Settings
-from hearth.ports.logs import LogLine
+from hearth.telemetry.logreader import LogReader
+from hearth.telemetry.logs import LogFiles
 from tests.integration.api_server import Running, running
 from tests.integration.build_driver import SubprocessDriver
 
@@ -50,33 +55,6 @@ class ShellRuntime:
 
     def load(self, config: FunctionConfig, identity: dict[str, str]) -> dict[str, Any]:
         raise NotImplementedError
-
-
-@dataclass
-class MemoryLogs:
-    """`LogSink` and `LogSource` by a list."""
-
-    lines: list[tuple[str, LogLine]] = field(default_factory=list)
-
-    def write(self, function_id: str, line: LogLine) -> None:
-        self.lines.append((function_id, line))
-
-    async def read(
-        self,
-        function_id: str,
-        *,
-        since_ms: int = 0,
-        invocation: str | None = None,
-        version: int | None = None,
-        source: str | None = None,
-        limit: int = 1000,
-        follow: bool = False,
-    ) -> AsyncIterator[LogLine]:
-        for function, line in list(self.lines):
-            if function == function_id and version in (None, line.version) and source in (None, line.source):
-                yield line
-        if follow:
-            await asyncio.Event().wait()
 
 
 def archive(name: str = "hello", build: str = "echo built", **files: str) -> bytes:
@@ -106,7 +84,7 @@ class Platform:
     api: Running
     blobs: LocalBlobs
     driver: SubprocessDriver
-    logs: MemoryLogs
+    logs: LogFiles
     workshop: Workshop
     feed: BuildFeed
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -170,7 +148,8 @@ async def platform(folder: Path, probe: Probe = ENFORCED, **settings: Any) -> As
             folder=data / "toolchains",
             seeds={},
         )
-        logs, feed = MemoryLogs(), BuildFeed(api.bus)
+        logs, feed = LogFiles(data / "logs", "own_control", pause=0.001), BuildFeed(api.bus)
+        reader = LogReader(data / "logs")
         workshop = Workshop(
             store=api.store,
             blobs=blobs,
@@ -198,8 +177,20 @@ async def platform(folder: Path, probe: Probe = ENFORCED, **settings: Any) -> As
                 allow_unenforced=chosen.allow_unenforced,
             ),
             feed=feed,
-            logs=logs,
+            logs=reader,
             probe=probe,
         )
         api.app.include_router(functions_router(services))
-        yield Platform(api, blobs, driver, logs, workshop, feed)
+        traffic = Traffic(
+            api.store,
+            services.views,
+            api.ids,
+            whole=lambda row: row.artifact is not None and blobs.exists("artifact", row.artifact),
+            has_source=lambda row: blobs.exists("source", row.source),
+        )
+        api.app.include_router(versions_router(traffic))
+        api.app.include_router(logs_router(LogViews(services.views, api.store, reader)))
+        try:
+            yield Platform(api, blobs, driver, logs, workshop, feed)
+        finally:
+            logs.close()

@@ -10,6 +10,7 @@ import pytest_asyncio
 
 from hearth.app.reaper import Reaper
 from hearth.core.errors import NoCapacity, SandboxFailed, StoreUnavailable
+from hearth.core.ids import new_id
 from hearth.core.launch import Exit, SlotKind
 from hearth.testing.workshop import PYTHON
 from tests.unit.pool_kit import KIND, Kit, make_kit, version
@@ -140,13 +141,23 @@ async def test_lines_belong_to_nobody_and_then_to_the_version(kit: Kit) -> None:
     guest = kit.guests.opened[0]
     guest.log(None, "stderr", 1, "info", "starting")
     assert not kit.logs.lines and list(slot.tail) == ["starting"]
-    current = ["inv_1"]
-    slot.belongs_to(version(), lambda: current[0])
+    mine, other = (new_id("invocation", at, bytes(10)) for at in (1, 2))
+    slot.belongs_to(version(), lambda: mine)
     guest.log(None, "stdout", 2, "info", "raw")
-    guest.log("inv_2", "log", 3, "error", "logged")
+    guest.log(other, "log", 3, "error", "logged")
     told = [(line.invocation, line.stream, line.text, line.version) for _, line in kit.logs.lines]
-    assert told == [("inv_1", "stdout", "raw", 1), ("inv_2", "log", "logged", 1)]
+    assert told == [(mine, "stdout", "raw", 1), (other, "log", "logged", 1)]
     assert {function for function, _ in kit.logs.lines} == {"fn_hello"}
+    await kit.slots.discard(slot, 0.0)
+
+
+async def test_what_a_guest_says_of_its_lines_is_not_believed(kit: Kit) -> None:
+    slot = await kit.slots.start(KIND, PYTHON)
+    guest = kit.guests.opened[0]
+    slot.belongs_to(version(), lambda: None)
+    guest.log("platform \x1b[2J", "log", 1, "platform", "killed")
+    ((_, line),) = kit.logs.lines
+    assert (line.source, line.level, line.invocation) == ("run", "info", None)
     await kit.slots.discard(slot, 0.0)
 
 

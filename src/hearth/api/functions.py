@@ -1,28 +1,26 @@
-"""``/api/v1/functions``: deploy, list, describe, delete, logs."""
+"""``/api/v1/functions``: deploy, list, describe, delete. Logs are in `api.logs`."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import StreamingResponse
 
 from hearth.api.deps import After, CurrentPrincipal, Limit
-from hearth.api.items import detail_of, item_of, log_of, url_of, version_of
+from hearth.api.items import detail_of, item_of, url_of, version_of
 from hearth.app.deploy import Deploys
 from hearth.app.feed import BuildFeed
 from hearth.app.functions import FunctionViews
 from hearth.app.progress import Progress, follow
 from hearth.core.errors import HearthError, InvalidInput
 from hearth.core.launch import Probe
-from hearth.core.permissions import Action
 from hearth.core.records import FunctionRow
 from hearth.core.settings import Settings
 from hearth.ports.builder import Form
-from hearth.ports.logs import LogLine, LogSource
+from hearth.ports.logs import LogSource
 from hearth.ports.store import FunctionStore
 from hearth.wire import models as wire
 
@@ -96,27 +94,6 @@ def functions_router(services: FunctionServices) -> APIRouter:
             warnings=list(accepted.warnings),
         )
 
-    @router.get("/{namespace}/{name}/versions")
-    async def list_versions(
-        namespace: Name,
-        name: Name,
-        principal: CurrentPrincipal,
-        after: Annotated[int | None, Query(ge=1, description="the `next` of the page before")] = None,
-        limit: Limit = 100,
-    ) -> wire.Page[wire.VersionItem]:
-        """Versions, newest first."""
-        rows, onward = await views.versions(principal, namespace, name, after, limit)
-        return wire.Page[wire.VersionItem](
-            items=[version_of(row) for row in rows], next=None if onward is None else str(onward)
-        )
-
-    @router.get("/{namespace}/{name}/versions/{number}")
-    async def version(
-        namespace: Name, name: Name, number: Number, principal: CurrentPrincipal
-    ) -> wire.VersionItem:
-        """One version."""
-        return version_of((await views.version(principal, namespace, name, number))[1])
-
     @router.get("/{namespace}/{name}/versions/{number}/progress", response_class=StreamingResponse)
     async def progress(
         namespace: Name, name: Name, number: Number, principal: CurrentPrincipal
@@ -125,31 +102,6 @@ def functions_router(services: FunctionServices) -> APIRouter:
         function, row = await views.version(principal, namespace, name, number)
         events = follow(services.store, services.feed, services.logs, row)
         return StreamingResponse(_told(events, function, settings), media_type=NDJSON)
-
-    @router.get("/{namespace}/{name}/logs", response_class=StreamingResponse)
-    async def logs(
-        namespace: Name,
-        name: Name,
-        principal: CurrentPrincipal,
-        since_ms: Annotated[int, Query(ge=0)] = 0,
-        invocation: Annotated[str | None, Query(max_length=64)] = None,
-        version: Annotated[int | None, Query(ge=1)] = None,
-        source: Literal["run", "build"] | None = None,
-        limit: Annotated[int, Query(ge=1, le=100_000)] = 1000,
-        follow: bool = False,
-    ) -> StreamingResponse:
-        """Log lines, oldest first, a `LogItem` a line; with `follow` until one hangs up."""
-        function = await views.find(principal, Action.READ, namespace, name)
-        lines = services.logs.read(
-            function.id,
-            since_ms=since_ms,
-            invocation=invocation,
-            version=version,
-            source=source,
-            limit=limit,
-            follow=follow,
-        )
-        return StreamingResponse(_lines(lines), media_type=NDJSON)
 
     return router
 
@@ -188,28 +140,3 @@ async def _told(
     except HearthError as error:  # the head is out: the reason can only come as a line
         failed = wire.DeployEvent(kind="failed", text=error.message)
         yield failed.model_dump_json().encode() + b"\n"
-
-
-async def _lines(lines: AsyncIterator[LogLine]) -> AsyncIterator[bytes]:
-    """Lines as they come, and an empty one now and then, so that a caller who has gone is noticed."""
-    following: asyncio.Future[LogLine] | None = None
-    try:
-        while True:
-            following = following or asyncio.ensure_future(anext(lines))
-            done, _ = await asyncio.wait([following], timeout=BEAT)
-            if not done:
-                yield b"\n"
-                continue
-            try:
-                line = following.result()
-            except StopAsyncIteration:
-                return
-            following = None
-            yield log_of(line).model_dump_json().encode() + b"\n"
-    finally:
-        if following is not None:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
-        close = getattr(lines, "aclose", None)  # an async generator's: closes its files
-        if close is not None:
-            await close()

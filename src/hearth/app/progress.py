@@ -11,7 +11,7 @@ from hearth.app.feed import BuildFeed
 from hearth.core.errors import NotFound
 from hearth.core.records import VersionRow
 from hearth.core.version import VersionState
-from hearth.ports.logs import LogSource
+from hearth.ports.logs import BUILD, PLATFORM, LogFilter, LogSource
 from hearth.ports.store import FunctionStore
 
 TIMER = 1.0  # seconds after which the row is looked at even without a hint
@@ -44,10 +44,11 @@ async def follow(
     index, next_beat = 0, 0.0
     with feed.watch() as watcher:
         if not feed.knows(row.id):
-            async for line in logs.read(
-                row.function_id, version=row.number, source="build", limit=_LOG_LINES
-            ):
-                yield Progress("log", line.text)
+            wanted = LogFilter(version=row.number, sources=frozenset({BUILD, PLATFORM}))
+            async for batch in logs.read(row.function_id, wanted, limit=_LOG_LINES):
+                for line in batch.lines:
+                    if line.source == BUILD or line.stream == "deploy":
+                        yield Progress("log", line.text)
         while True:
             watcher.changed.clear()
             if watcher.rows:

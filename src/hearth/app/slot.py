@@ -8,19 +8,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from hearth.app.sandboxes import SandboxRows
+from hearth.app.story import Story
 from hearth.core.errors import HearthError, SandboxFailed
+from hearth.core.ids import is_id
 from hearth.core.launch import Attachment, Handle, Limits, Mount, SandboxSpec, SlotKind, Toolchain
+from hearth.core.limits import LOG_RATE, format_size
 from hearth.core.records import SandboxRow
 from hearth.core.routing import Deployed
 from hearth.ports.clock import Clock, Ids
 from hearth.ports.driver import Driver
 from hearth.ports.guest import Guest, GuestFactory
-from hearth.ports.logs import LogLine, LogSink
+from hearth.ports.logs import RUN, LogLine, LogSink
 from hearth.ports.output import OutputReader
 from hearth.ports.runtime import Runtime
 
 START_TIMEOUT = 20.0  # seconds for a sandbox to be made and its program to say hello
 TAIL_LINES = 40  # lines kept for the report of a crash
+LEVELS = frozenset({"trace", "debug", "info", "warning", "error", "critical", "fatal"})
 
 
 class Slot:
@@ -61,15 +65,32 @@ class Slot:
         self._current = current
 
     def line(self, invocation: str | None, stream: str, at_ms: int, level: str, text: str) -> None:
-        """A line that it printed or logged."""
+        """A line that it printed or logged. What it says of itself is believed only where it has the right form."""
         self.tail.append(text[:2000])
         version = self.version
         if version is not None:
-            invocation = invocation or self._current()
+            if invocation is None or not is_id("invocation", invocation):
+                invocation = self._current()
             self._logs.write(
                 version.function_id,
-                LogLine(at_ms, "run", stream, level, text, version.number, self.id, invocation),
+                LogLine(
+                    at_ms,
+                    RUN,
+                    stream,
+                    level if level in LEVELS else "info",
+                    text,
+                    version.number,
+                    self.id,
+                    invocation,
+                ),
             )
+
+    def dropped(self, stream: str, count: int, story: Story) -> None:
+        """It printed `count` bytes more than are taken."""
+        if self.version is not None:
+            size = "1 byte" if count == 1 else f"{count:,} bytes"
+            text = f"{size} of {stream} dropped: more than {format_size(LOG_RATE)} a second was printed"
+            story.dropped(self.version, self.id, text)
 
     def closed(self) -> None:
         """The connection is gone: the sandbox is dead or as good as dead."""
@@ -138,12 +159,13 @@ async def open_slot(
         shop.rows.change(spec.id, "gone")
         raise
     shop.rows.change(spec.id, "waiting", handle=handle)
-    slot = Slot(spec.id, kind, handle, shop.logs)
+    slot, story = Slot(spec.id, kind, handle, shop.logs), Story(shop.logs, shop.clock)
     try:
         slot.watch(
             shop.outputs.watch(
                 *shop.driver.output(handle),
                 lambda stream, text: slot.line(None, stream, shop.clock.now_ms(), "info", text),
+                lambda stream, count: slot.dropped(stream, count, story),
             )
         )
         fd = await shop.driver.connect(handle, deadline)

@@ -20,9 +20,11 @@ import hearth
 from hearth.api.app import create_app
 from hearth.api.deps import ApiDeps
 from hearth.api.functions import FunctionServices, functions_router
+from hearth.api.logs import logs_router
 from hearth.api.metrics import MetricsServices, metrics_router
 from hearth.api.secrets import secrets_router
 from hearth.api.streams import EndStreams
+from hearth.api.versions import versions_router
 from hearth.app.auth import Auth, RegistrationRule
 from hearth.app.build_figures import BuildFigures
 from hearth.app.builds import BuildWorkers, Workshop
@@ -30,22 +32,26 @@ from hearth.app.deploy import Deploys
 from hearth.app.feed import BuildFeed
 from hearth.app.functions import FunctionViews
 from hearth.app.keys import Keys
+from hearth.app.logs import LogSweeper, LogViews
 from hearth.app.retention import Retention
 from hearth.app.secrets import Secrets
 from hearth.app.sessions import Sessions
 from hearth.app.stats import StatsViews
+from hearth.app.traffic import Traffic
 from hearth.app.users import Users
 from hearth.blobs.local import LocalBlobs
 from hearth.bootstrap import child
 from hearth.bootstrap.child import Context, RandomIds, SystemClock
-from hearth.bootstrap.parts import runtimes
+from hearth.bootstrap.parts import log_bounds, runtimes
 from hearth.build.archive import unpack_upload
 from hearth.build.registries import read_registries
 from hearth.build.runner import Runner
+from hearth.build.shelf import Shelf
 from hearth.build.toolchains import Toolchains, machine_places
 from hearth.bus.local import BusServer
 from hearth.core.launch import Probe
 from hearth.core.metrics import Sample
+from hearth.core.records import VersionRow
 from hearth.drivers.remote import RemoteDriver
 from hearth.runtimes.go import GoRuntime
 from hearth.security.passwords import Argon2Passwords
@@ -55,6 +61,7 @@ from hearth.security.vault import LABEL, Vault
 from hearth.security.verifier import CredentialVerifier
 from hearth.store.store import Store
 from hearth.telemetry.figures import FigureReader
+from hearth.telemetry.keeping import LogKeeping
 from hearth.telemetry.logreader import LogReader
 from hearth.telemetry.logs import LogFiles
 from hearth.telemetry.metrics import PrometheusPage
@@ -83,7 +90,8 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
         driver = RemoteDriver(context.keeper_socket, context.owner)
         stack.callback(driver.close)
         probe = await driver.probe()
-        logs = LogFiles(settings.data_dir / "logs", context.owner)
+        bounds = log_bounds(settings)
+        logs = LogFiles(settings.data_dir / "logs", context.owner, bounds)
         stack.callback(logs.close)
         passwords = Argon2Passwords()
         stack.callback(passwords.close)
@@ -91,6 +99,7 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
         await verifier.start()
         stack.push_async_callback(verifier.close)
         blobs = LocalBlobs(settings.data_dir)
+        stack.callback(blobs.close)
         feed = BuildFeed(bus)
         mint = TokenMint(root)
         deps = ApiDeps(
@@ -134,6 +143,8 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
             deps,
             [
                 functions_router(services),
+                versions_router(_traffic(context, store, services.views, blobs)),
+                logs_router(LogViews(services.views, store, services.logs)),
                 secrets_router(secrets),
                 metrics_router(_metrics(context, workshop.figures, services.views)),
             ],
@@ -142,7 +153,12 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
         tasks = [
             asyncio.create_task(server.serve(), name="api"),
             asyncio.create_task(builders.run(stopping), name="builds"),
-            asyncio.create_task(Retention(store, blobs, clock).run(), name="retention"),
+            asyncio.create_task(
+                Retention(store, blobs, clock, bus, context.owner).run(), name="retention"
+            ),
+            asyncio.create_task(
+                LogSweeper(store, LogKeeping(settings.data_dir / "logs", bounds), clock).run(), name="log sweeper"
+            ),
             asyncio.create_task(child.heartbeat(store, context.owner), name="heartbeat"),
             asyncio.create_task(stopping.wait(), name="stopping"),
         ]
@@ -180,6 +196,22 @@ def _metrics(context: Context, builds: BuildFigures, views: FunctionViews) -> Me
 
     reader = FigureReader(context.figures_dir, context.name, child.with_process(tell))
     return MetricsServices(PrometheusPage(reader), StatsViews(views, reader))
+
+
+def _traffic(context: Context, store: Store, views: FunctionViews, blobs: LocalBlobs) -> Traffic:
+    shelf = Shelf(context.settings.data_dir / "toolchains", machine_places())
+
+    def whole(version: VersionRow) -> bool:
+        built = version.artifact is not None and blobs.exists("artifact", version.artifact)
+        return built and shelf.get(version.toolchain or "") is not None
+
+    return Traffic(
+        store,
+        views,
+        RandomIds(),
+        whole=whole,
+        has_source=lambda version: blobs.exists("source", version.source),
+    )
 
 
 def _workshop(

@@ -25,7 +25,7 @@ from hearth.app.slot import Workshop
 from hearth.app.slots import Room, Slots
 from hearth.bootstrap import child
 from hearth.bootstrap.child import Context, RandomIds, SystemClock
-from hearth.bootstrap.parts import runtimes
+from hearth.bootstrap.parts import log_bounds, runtimes
 from hearth.build.shelf import Shelf
 from hearth.build.toolchains import machine_places
 from hearth.bus.local import BusClient
@@ -60,7 +60,7 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
         driver = RemoteDriver(context.keeper_socket, context.owner)
         await driver.dial()
         stack.callback(driver.close)
-        logs = LogFiles(settings.data_dir / "logs", context.owner)
+        logs = LogFiles(settings.data_dir / "logs", context.owner, log_bounds(settings))
         stack.callback(logs.close)
         verifier = CredentialVerifier(
             store, AccessTokens([bytes.fromhex(context.extra["token_key"])]), clock, bus

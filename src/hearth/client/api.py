@@ -7,7 +7,9 @@ sense. Times in the models are milliseconds since the epoch.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
@@ -17,12 +19,26 @@ import httpx
 from hearth.client.connection import Connection
 from hearth.client.http import parse
 from hearth.core.errors import HearthError
-from hearth.wire import models
+from hearth.wire import models, versions
 
 T = TypeVar("T", bound=models.Model)
 _CHUNK = 64 * 1024
 _STORE_TIMEOUT = 300.0  # seconds in which the server has to check and store an archive that has arrived
 _PAGE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class LogsAsked:
+    """Which lines of a log; None: all (of `limit`: as many as the server likes)."""
+
+    since_ms: int | None = None
+    invocation: str | None = None
+    version: int | None = None
+    source: str | None = None
+    limit: int | None = None
+
+    def params(self) -> dict[str, str | int]:
+        return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
 
 
 class Client:
@@ -118,11 +134,32 @@ class Client:
     def delete_function(self, namespace: str, name: str) -> None:
         self.connection.request("DELETE", _path(namespace, name))
 
-    def versions(self, namespace: str, name: str) -> Iterator[models.VersionItem]:
-        return self._pages(models.VersionItem, _path(namespace, name, "/versions"))
+    def versions(self, namespace: str, name: str) -> Iterator[versions.VersionLine]:
+        """Newest first."""
+        return self._pages(versions.VersionLine, _path(namespace, name, "/versions"))
 
-    def version(self, namespace: str, name: str, number: int) -> models.VersionItem:
-        return self._get(models.VersionItem, _path(namespace, name, f"/versions/{number}"))
+    def version(self, namespace: str, name: str, number: int) -> versions.VersionLine:
+        return self._get(versions.VersionLine, _path(namespace, name, f"/versions/{number}"))
+
+    def rollback(self, namespace: str, name: str, to: int | None = None) -> versions.RolledBack:
+        """Send all traffic to a version; by default the one that was live before."""
+        return self._post(
+            versions.RolledBack, _path(namespace, name, "/rollback"), versions.Rollback(to=to)
+        )
+
+    def aliases(self, namespace: str, name: str) -> list[versions.AliasItem]:
+        """By name."""
+        return self._get(versions.Aliases, _path(namespace, name, "/aliases")).items
+
+    def set_alias(
+        self, namespace: str, name: str, alias: str, targets: Sequence[versions.SetShare]
+    ) -> versions.AliasItem:
+        path = _path(namespace, name, f"/aliases/{quote(alias, safe='')}")
+        body = versions.SetAlias(targets=list(targets)).model_dump_json().encode()
+        return parse(versions.AliasItem, self.connection.request("PUT", path, body=body))
+
+    def delete_alias(self, namespace: str, name: str, alias: str) -> None:
+        self.connection.request("DELETE", _path(namespace, name, f"/aliases/{quote(alias, safe='')}"))
 
     def deploy(
         self,
@@ -159,29 +196,28 @@ class Client:
         path = _path(namespace, name, f"/versions/{number}/progress")
         return self._lines(models.DeployEvent, path, {})
 
-    def logs(
-        self,
-        namespace: str,
-        name: str,
-        *,
-        since_ms: int | None = None,
-        invocation: str | None = None,
-        version: int | None = None,
-        source: str | None = None,
-        limit: int | None = None,
-        follow: bool = False,
-    ) -> Iterator[models.LogItem]:
-        """Log lines, oldest first; with `follow` it goes on until it is closed."""
-        asked: dict[str, str | int | None] = {
-            "since_ms": since_ms,
-            "invocation": invocation,
-            "version": version,
-            "source": source,
-            "limit": limit,
-            "follow": "true" if follow else None,
-        }
-        params = {key: value for key, value in asked.items() if value is not None}
-        return self._lines(models.LogItem, _path(namespace, name, "/logs"), params)
+    def logs(self, namespace: str, name: str, asked: LogsAsked) -> Iterator[models.LogItem]:
+        """Log lines, oldest first."""
+        return self._lines(models.LogItem, _path(namespace, name, "/logs"), asked.params())
+
+    def follow_logs(
+        self, namespace: str, name: str, asked: LogsAsked, after: str | None = None
+    ) -> Iterator[tuple[list[models.LogItem], str]]:
+        """Log lines as they come, each time with the cursor after them, until the server ends the answer.
+
+        Whoever goes on `after` the last cursor he got misses no line and gets none twice.
+        """
+        params: dict[str, str | int] = {**asked.params(), "follow": "true"}
+        if after is not None:
+            params["after"] = after
+        lines: list[models.LogItem] = []
+        with self.connection.stream("GET", _path(namespace, name, "/logs"), params=params) as response:
+            for line in split_lines(response):
+                if line.startswith(b'{"cursor"'):
+                    yield lines, parse(models.LogMark, line).cursor
+                    lines = []
+                else:
+                    lines.append(parse(models.LogItem, line))
 
     # secrets
 

@@ -6,10 +6,9 @@ import asyncio
 import os
 from collections.abc import Callable
 
-from hearth.core.limits import KIB, MIB
+from hearth.core.limits import KIB, LOG_BURST, LOG_LINE_MAX, LOG_RATE
 from hearth.ports.clock import Clock
 
-LINE_MAX = 64 * KIB
 _READ = 64 * KIB
 _BREATH = 0.001  # seconds between two reads of what is only dropped: a flood must not keep the loop busy
 _LAST_READS = 64  # reads of what is still in a pipe when it is closed
@@ -24,18 +23,24 @@ class PipeReader:
         burst: bytes that may come at once after a pause.
     """
 
-    def __init__(self, clock: Clock, rate: int = 1 * MIB, burst: int = 4 * MIB) -> None:
+    def __init__(self, clock: Clock, rate: int = LOG_RATE, burst: int = LOG_BURST) -> None:
         self._clock = clock
         self._rate = rate
         self._burst = burst
 
-    def watch(self, stdout: int, stderr: int, on_line: Callable[[str, str], None]) -> Callable[[], None]:
+    def watch(
+        self,
+        stdout: int,
+        stderr: int,
+        on_line: Callable[[str, str], None],
+        on_dropped: Callable[[str, int], None],
+    ) -> Callable[[], None]:
         """Read both descriptors (non-blocking, taken over) until they end; returns what closes them."""
         credit = _Credit(self._clock, self._rate, self._burst)
         loop = asyncio.get_running_loop()
         pipes = [
-            _Pipe(loop, stdout, "stdout", credit, on_line),
-            _Pipe(loop, stderr, "stderr", credit, on_line),
+            _Pipe(loop, stdout, "stdout", credit, on_line, on_dropped),
+            _Pipe(loop, stderr, "stderr", credit, on_line, on_dropped),
         ]
 
         def close() -> None:
@@ -46,21 +51,26 @@ class PipeReader:
 
 
 class _Credit:
-    """Bytes that may become lines: a token bucket."""
+    """Bytes that may become lines: a token bucket. Once it is empty nothing is taken until it has a second's worth:
+    whole runs of lines and gaps that are named once, rather than shreds."""
 
     def __init__(self, clock: Clock, rate: int, burst: int) -> None:
         self._clock = clock
         self._rate = rate
         self._burst = burst
         self._left = float(burst)
+        self._empty = False
         self._at = clock.monotonic()
 
     def take(self, size: int) -> bool:
         now = self._clock.monotonic()
         self._left = min(self._burst, self._left + (now - self._at) * self._rate)
         self._at = now
-        if size > self._left:
+        if size > self._left or (self._empty and self._left < min(self._rate, self._burst)):
+            if not self._empty:
+                self._empty, self._left = True, 0.0
             return False
+        self._empty = False
         self._left -= size
         return True
 
@@ -75,13 +85,15 @@ class _Pipe:
         name: str,
         credit: _Credit,
         on_line: Callable[[str, str], None],
+        on_dropped: Callable[[str, int], None],
     ) -> None:
         self._loop = loop
         self._fd = fd
         self._name = name
         self._credit = credit
         self._on_line = on_line
-        self._line = bytearray()  # a line that has begun; never above LINE_MAX
+        self._on_dropped = on_dropped
+        self._line = bytearray()  # a line that has begun; never above LOG_LINE_MAX
         self._cut = False  # the rest of this line is not kept
         self._dropped = 0  # bytes since the last line that was taken
         self._pause: asyncio.TimerHandle | None = None
@@ -115,7 +127,7 @@ class _Pipe:
             return True
         if self._dropped:
             count, self._dropped = self._dropped, 0
-            self._on_line(self._name, f"{count} bytes were dropped here: more is printed than is taken")
+            self._on_dropped(self._name, count)
         *ended, rest = data.split(b"\n")
         for part in ended:
             self._add(part)
@@ -130,8 +142,8 @@ class _Pipe:
     def _add(self, part: bytes) -> None:
         if not self._cut:
             self._line += part
-            if len(self._line) > LINE_MAX:
-                del self._line[LINE_MAX:]
+            if len(self._line) > LOG_LINE_MAX:
+                del self._line[LOG_LINE_MAX:]
                 self._cut = True
 
     def _emit(self) -> None:
@@ -152,8 +164,6 @@ class _Pipe:
         os.close(self._fd)
         self._fd = -1
         if self._dropped:
-            self._on_line(
-                self._name, f"{self._dropped} bytes were dropped here: more is printed than is taken"
-            )
+            self._on_dropped(self._name, self._dropped)
         if self._line:
             self._emit()

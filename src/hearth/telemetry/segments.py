@@ -1,41 +1,118 @@
-"""How log lines lie on disk: ``logs/<function id>/<owner>.<number>.jsonl``, one JSON object a line.
+"""How log lines lie on disk: ``logs/<function id>/<source>.<owner>.<number>.jsonl``, one JSON array a line.
 
-A file has one writer, whose owner id its name carries; nothing in it is ever changed, old files are removed whole.
+The files of one source and one owner (a process's boot id) are a series. Only that process writes to it, always to the
+file with the highest number, on which it holds a lock (flock(2)) meanwhile. Lines of a series are in order of time.
+Nothing in a file is ever changed, and no number is used again; old files are removed whole, by any process, but
+never one that is locked.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Set
+from dataclasses import dataclass
 from pathlib import Path
 
-from hearth.ports.logs import LogLine
+from hearth.core import limits
+from hearth.ports.logs import BUILD, PLATFORM, RUN, SOURCES, LogLine
 
-SUFFIX = ".jsonl"
-LINE_MAX = 64 << 10  # bytes of a line's text
-_NAME = re.compile(r"[A-Za-z0-9_]{1,64}")
+_ID = re.compile(r"[A-Za-z0-9_]{1,64}")
+_FILE = re.compile(rf"({'|'.join(SOURCES)})\.([A-Za-z0-9_]{{1,64}})\.(\d{{1,12}})\.jsonl")
+_SIXTEENTHS = {RUN: 12, BUILD: 3, PLATFORM: 1}
+_IN_A_SHARE = 8  # files that a source's share is divided into
+_SEGMENT_MIN = 16 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What is kept and what is taken.
+
+    Args:
+        size: bytes of one function's lines. Each source has its share, so that a function that prints much
+            pushes out neither its builds nor what the platform said.
+        age: seconds that lines are kept at least, where their number allows; an eighth more at most.
+        total: bytes of all functions' lines together.
+        reserve: bytes of free disk below which nothing is written.
+        queue: bytes of one function's lines that wait to be written.
+        queues: bytes of all lines that wait.
+        files: descriptors kept open.
+    """
+
+    size: int = limits.LOG_SIZE
+    age: float = limits.LOG_AGE
+    total: int = limits.LOG_TOTAL
+    reserve: int = limits.LOG_DISK_FREE_MIN
+    queue: int = 4 << 20
+    queues: int = 64 << 20
+    files: int = 256
+
+    def share(self, source: str) -> int:
+        """Bytes of one function's lines of one source."""
+        return self.size * _SIXTEENTHS[source] // 16
+
+    def segment(self, source: str) -> int:
+        """Bytes of a file from which on a new one is begun."""
+        return max(_SEGMENT_MIN, self.share(source) // _IN_A_SHARE)
+
+    @property
+    def span(self) -> float:
+        """Seconds that the lines of one file may lie apart: files are removed whole."""
+        return self.age / 8
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A file as it was found. `changed` is the time of the last write, seconds since the epoch."""
+
+    path: Path
+    source: str
+    series: str
+    number: int
+    size: int
+    changed: float
 
 
 def folder(root: Path, function_id: str) -> Path:
     """Where a function's lines are. Raises ValueError for what can't be an id."""
-    if _NAME.fullmatch(function_id) is None:
+    if _ID.fullmatch(function_id) is None:
         raise ValueError(f"{function_id[:80]!r} is no function's id")
     return root / function_id
 
 
-def encode(line: LogLine) -> bytes:
+def file_name(source: str, owner: str, number: int) -> str:
+    return f"{source}.{owner}.{number:06}.jsonl"
+
+
+def segments(directory: Path, sources: Set[str] = frozenset(SOURCES)) -> list[Segment]:
+    """A function's files, those of a series in order of their numbers."""
+    found = []
+    try:
+        paths = list(directory.iterdir())
+    except FileNotFoundError:
+        return []
+    for path in paths:
+        match = _FILE.fullmatch(path.name)
+        if match is None or match[1] not in sources:
+            continue
+        try:
+            stat = path.stat()
+        except FileNotFoundError:
+            continue  # removed meanwhile
+        series = f"{match[1]}.{match[2]}"
+        found.append(Segment(path, match[1], series, int(match[3]), stat.st_size, stat.st_mtime))
+    found.sort(key=lambda segment: (segment.series, segment.number))
+    return found
+
+
+def encode(line: LogLine, at_ms: int) -> bytes:
     """One line with its newline. ASCII: whatever text a function logs, lone surrogates too, can be written."""
-    text = line.text
-    if len(text) * 4 > LINE_MAX:
-        data = text.encode("utf-8", "surrogatepass")
-        if len(data) > LINE_MAX:
-            text = data[: LINE_MAX - 16].decode("utf-8", "ignore") + " … (cut)"
     fields = (
-        line.at_ms,
+        at_ms,
         line.source,
         line.stream,
         line.level,
-        text,
+        _cut(line.text),
         line.version,
         line.instance,
         line.invocation,
@@ -52,19 +129,10 @@ def decode(raw: bytes) -> LogLine | None:
     return LogLine(at_ms, source, stream, level, text, version, instance, invocation)
 
 
-def segments(directory: Path) -> list[tuple[Path, int, float]]:
-    """(path, size, time of the last change) of a function's files, the oldest first."""
-    found = []
-    try:
-        paths = list(directory.iterdir())
-    except FileNotFoundError:
-        return []
-    for path in paths:
-        if path.suffix == SUFFIX:
-            try:
-                stat = path.stat()
-            except FileNotFoundError:
-                continue  # removed meanwhile by its writer
-            found.append((path, stat.st_size, stat.st_mtime))
-    found.sort(key=lambda entry: (entry[2], entry[0].name))
-    return found
+def _cut(text: str) -> str:
+    if len(text) * 4 <= limits.LOG_LINE_MAX:
+        return text
+    data = text.encode("utf-8", "surrogatepass")
+    if len(data) <= limits.LOG_LINE_MAX:
+        return text
+    return data[: limits.LOG_LINE_MAX - 16].decode("utf-8", "ignore") + " … (cut)"

@@ -148,7 +148,13 @@ class ScriptedDriver:
 class NoOutput:
     """`ports.output.OutputReader` that reads nothing and closes at once."""
 
-    def watch(self, stdout: int, stderr: int, on_line: Callable[[str, str], None]) -> Callable[[], None]:
+    def watch(
+        self,
+        stdout: int,
+        stderr: int,
+        on_line: Callable[[str, str], None],
+        on_dropped: Callable[[str, int], None],
+    ) -> Callable[[], None]:
         os.close(stdout)
         os.close(stderr)
         return lambda: None
