@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hearth.cli.context import connect, namespace_of, resolve
+from hearth.cli.names import FUNCTION
 from hearth.cli.options import Options, common, pass_options
 from hearth.cli.output import emit, facts, say, table, warn
 
@@ -31,7 +32,7 @@ _COLUMNS = (
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", type=FUNCTION, required=False)
 @common
 @pass_options
 def stats(options: Options, name: str | None) -> None:
