@@ -204,7 +204,9 @@ def test_invoke(hearth: Program, platform: Platform) -> None:
     assert ["x-seen-type", "a/b"] in answer["headers"]
     assert "not yet supported" in hearth("invoke", "web", "--async", code=2).stderr
     assert "exclude each other" in hearth("invoke", "web", "-d", "x", "-f", "y", code=2).stderr
-    assert "nothing.json: No such file" in hearth("invoke", "web", "-f", "nothing.json", code=1).stderr
+    missing = hearth("invoke", "web", "-f", "nothing.json", code=4).stderr
+    assert missing.startswith("error: there is no file nothing.json. hint: name one that is there")
+    assert "is a folder. hint:" in hearth("invoke", "web", "-f", ".", code=2).stderr
     for header in ("nocolon", ": x", "a b: c", "a: ü", "a: b\nc: d"):
         hearth("invoke", "web", "--header", header, code=2)
     hearth("invoke", "web", "--method", "G T", code=2)

@@ -7,7 +7,7 @@ program, which prints what may come next.
 from __future__ import annotations
 
 import click
-from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
+from click.shell_completion import BashComplete, CompletionItem, FishComplete, ShellComplete, ZshComplete
 
 from hearth.cli.options import COMPLETING
 
@@ -21,7 +21,26 @@ class _Bash(BashComplete):
         return [word for word in args if word != "="], incomplete
 
 
-SHELLS: dict[str, type[ShellComplete]] = {"bash": _Bash, "zsh": ZshComplete, "fish": FishComplete}
+class _Whole(ShellComplete):
+    """Zsh and fish take ``--option=value`` for one word, and put a completion in the place of it all."""
+
+    def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem]:
+        found = super().get_completions(args, incomplete)
+        option, equals, _ = incomplete.partition("=")
+        if not (equals and option.startswith("--")):
+            return found
+        return [CompletionItem(f"{option}={item.value}", item.type, item.help) for item in found]
+
+
+class _Zsh(_Whole, ZshComplete):
+    pass
+
+
+class _Fish(_Whole, FishComplete):
+    pass
+
+
+SHELLS: dict[str, type[ShellComplete]] = {"bash": _Bash, "zsh": _Zsh, "fish": _Fish}
 
 
 def script(command: click.Command, shell: str) -> str:
@@ -40,5 +59,7 @@ def answer(command: click.Command, instruction: str) -> int:
     shell, _, what = instruction.partition("_")
     if shell not in SHELLS or what != "complete":
         return 1
-    click.echo(SHELLS[shell](command, {}, PROGRAMS[0], COMPLETING).complete())
+    found = SHELLS[shell](command, {}, PROGRAMS[0], COMPLETING).complete()
+    if found:
+        click.echo(found)
     return 0

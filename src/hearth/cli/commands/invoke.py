@@ -15,7 +15,7 @@ from hearth.cli.names import FUNCTION
 from hearth.cli.options import Options, common, pass_options
 from hearth.cli.output import emit, note
 from hearth.cli.text import safe_lines
-from hearth.core.errors import FunctionError, InvalidInput, NotYetSupported
+from hearth.core.errors import FunctionError, InvalidInput, NotFound, NotYetSupported
 
 if TYPE_CHECKING:
     import httpx
@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("name", type=FUNCTION)
 @click.option("-d", "--data", metavar="DATA", help="The request's body.")
-@click.option("-f", "--file", metavar="FILE", help="A file with the request's body; - is standard input.")
+@click.option(
+    "-f",
+    "--file",
+    metavar="FILE",
+    type=click.Path(allow_dash=True),
+    help="A file with the request's body; - is standard input.",
+)
 @click.option("--async", "asynchronous", is_flag=True, help="Not yet supported.")
 @click.option(
     "--header", "headers", metavar="K:V", multiple=True, help="A header of the request; may be repeated."
@@ -95,12 +101,24 @@ def _body(data: str | None, file: str | None) -> tuple[bytes | None, str | None]
         content = sys.stdin.buffer.read()
         return content, "application/json" if _is_json(content) else "application/octet-stream"
     if file is not None:
-        content = Path(file).read_bytes()
+        content = _read(Path(file))
         return content, mimetypes.guess_type(file)[0] or "application/octet-stream"
     if data is not None:
         content = data.encode("utf-8", "surrogateescape")
         return content, "application/json" if _is_json(content) else "text/plain; charset=utf-8"
     return None, None
+
+
+def _read(file: Path) -> bytes:
+    """A request's body. Raises NotFound, InvalidInput (a folder), OSError."""
+    try:
+        return file.read_bytes()
+    except FileNotFoundError as error:
+        raise NotFound(
+            f"there is no file {file}", hint="name one that is there; or give the body itself: -d DATA"
+        ) from error
+    except IsADirectoryError as error:
+        raise InvalidInput(f"{file} is a folder", hint="name a file that holds the request's body") from error
 
 
 def _is_json(content: bytes) -> bool:

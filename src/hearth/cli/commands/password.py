@@ -48,7 +48,11 @@ def password(ctx: click.Context, options: Options, password_stdin: bool) -> None
 @password.command()
 @click.argument("email")
 @click.option(
-    "--data-dir", metavar="DIR", required=True, help="The platform's data directory, on this machine."
+    "--data-dir",
+    metavar="DIR",
+    type=click.Path(),
+    required=True,
+    help="The platform's data directory, on this machine.",
 )
 @password_options
 @common
