@@ -486,6 +486,23 @@ async def test_what_a_dead_node_left_is_marked_gone(at: Setting) -> None:
     assert sql(at, "SELECT count(*) FROM owners WHERE ended_ms IS NULL") == [(0,)]
 
 
+async def test_what_a_dead_process_had_claimed_is_free_at_once(at: Setting) -> None:
+    await at.deploy(await at.user())
+    await at.store.start_owner("own_1", "node-a", "control")
+    first = await at.store.claim_build("own_1", 60)
+    assert first is not None
+    assert await at.store.claim_build("own_2", 60) is None
+    await at.store.end_owner("own_1")
+    await at.store.end_owner("own_1")
+    second = await at.store.claim_build("own_2", 60)
+    assert second is not None
+    assert (second.version.id, second.lease.attempt) == (first.version.id, 2)
+    with pytest.raises(StaleLease):
+        await at.store.built(first.version.id, first.lease.token, "0" * 64, "python-3.11")
+    await at.store.end_owner("own_1")  # it has nothing of it any more
+    await at.store.renew(second.version.id, second.lease.token, 60)
+
+
 async def test_an_attached_sandbox_belongs_to_its_versions_namespace(at: Setting) -> None:
     user = await at.user()
     _, version = await at.deploy(user)

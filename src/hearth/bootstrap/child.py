@@ -65,6 +65,7 @@ class Context:
         uid, gid: whom control and shards run as.
         fds: inherited descriptors by name.
         extra: what only this kind needs.
+        dead: owners that had this name before and ended without a word.
         closing: set, with or after `stopping`, when the whole platform stops: nobody comes after this process.
         hurry: set when what is still in work is to be cut.
     """
@@ -78,6 +79,7 @@ class Context:
     gid: int
     fds: dict[str, int]
     extra: dict[str, Any]
+    dead: tuple[str, ...] = ()
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -141,6 +143,7 @@ def main(body: Body, *, courtesy: bool = True, fast_loop: bool = True) -> None:
         gid=config["gid"],
         fds=fds,
         extra=config["extra"],
+        dead=tuple(config.get("dead", ())),
     )
     configure(context.name, context.settings.log_level)
     with _runner(fast_loop) as runner:
@@ -178,6 +181,7 @@ async def _run(body: Body, context: Context, courtesy: bool) -> int:
         stopping.set()
 
     loop.add_reader(context.fds["lifeline"], orphaned)
+    _say(context, {"owner": context.owner})
     try:
         await body(context, lambda facts: _say(context, {"ready": True, **facts}), stopping)
     except HearthError as error:
@@ -226,6 +230,13 @@ async def tell_figures(context: Context, stack: contextlib.AsyncExitStack, tell:
     server = FigureServer(context.figures_dir, context.name, context.owner, with_process(tell))
     await server.start()
     stack.push_async_callback(server.close)
+
+
+async def begin(store: ProcessStore, context: Context, kind: str) -> None:
+    """Write down that this process lives, and that those before it don't. Raises StoreUnavailable."""
+    await store.start_owner(context.owner, context.instance, kind)
+    for owner in context.dead:
+        await store.end_owner(owner)
 
 
 HEARTBEAT = 5.0  # seconds

@@ -86,7 +86,7 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
         if not first.exists():
             await store.clear_owners(context.instance)
             first.touch()
-        await store.start_owner(context.owner, context.instance, "control")
+        await child.begin(store, context, "control")
         driver = RemoteDriver(context.keeper_socket, context.owner)
         stack.callback(driver.close)
         probe = await driver.probe()

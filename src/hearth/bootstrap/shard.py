@@ -56,7 +56,7 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
             settings.data_dir / "hearth.db", durable=False, clock=clock, ids=ids, publish=bus.publish
         )
         stack.push_async_callback(store.close)
-        await store.start_owner(context.owner, context.instance, "shard")
+        await child.begin(store, context, "shard")
         driver = RemoteDriver(context.keeper_socket, context.owner)
         await driver.dial()
         stack.callback(driver.close)

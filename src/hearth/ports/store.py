@@ -294,7 +294,9 @@ class ProcessStore(Protocol):
 
     async def heartbeat(self, owner: str) -> None: ...
 
-    async def end_owner(self, owner: str) -> None: ...
+    async def end_owner(self, owner: str) -> None:
+        """It has ended, by itself or not: its sandboxes are gone, what it had claimed is free. Idempotent."""
+        ...
 
     async def save_sandboxes(self, rows: Sequence[SandboxRow]) -> None:
         """Insert or update."""

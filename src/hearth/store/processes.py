@@ -12,6 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from hearth.core.records import InvocationRow, SandboxRow
 from hearth.store import tables as t
 from hearth.store.database import Database
+from hearth.store.rows import emit
 from hearth.store.writer import Tx
 
 _OF_VERSION = ("namespace_id", "artifact")  # what a sandbox's row takes over from its version
@@ -92,6 +93,13 @@ def _mark_gone(tx: Tx, owners: list[str]) -> int:
         .values(state="gone", updated_ms=tx.now_ms)
     )
     tx.connection.execute(update(t.owners).where(o.id.in_(owners)).values(ended_ms=tx.database_ms()))
+    v = t.versions.c
+    held = select(v.id, v.function_id, v.namespace_id, v.number).where(v.lease_owner.in_(owners))
+    for row in tx.connection.execute(
+        held
+    ).all():  # free for the next who asks, without waiting for the lease's end
+        tx.connection.execute(update(t.versions).where(v.id == row.id).values(lease_until_ms=0))
+        emit(tx, "version", row.function_id, row.namespace_id, version=row.number, did="released")
     return gone.rowcount
 
 

@@ -88,6 +88,7 @@ class Child:
         self._pidfd = os.pidfd_open(self.pid)
         self._ready_fd: int | None = ready_read
         self._said = b""
+        self.owner: str | None = None  # its boot id, which it tells first
         os.set_blocking(ready_read, False)
         loop.add_reader(self._pidfd, self._reap)
         loop.add_reader(ready_read, self._hear)
@@ -108,6 +109,8 @@ class Child:
         if "draining" in message:
             if not self.leaving.done():
                 self.leaving.set_result(None)
+        elif "owner" in message:
+            self.owner = str(message["owner"])
         elif self.ready.done():
             return
         elif "error" in message:

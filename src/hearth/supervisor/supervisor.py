@@ -13,6 +13,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -53,6 +54,9 @@ class Supervisor:
         self._children: dict[str, Child] = {}  # who is at work under each name
         self._alive: set[Child] = set()  # those, who comes after them, and who still drains
         self._watchers: dict[str, asyncio.Task[None]] = {}
+        self._dead: dict[
+            str, list[str]
+        ] = {}  # owners that ended without a word, by name; told to who comes after
         self._pauses: dict[str, float] = {}  # seconds before each was started the last time
         self._going: set[asyncio.Task[None]] = set()
         self._changing = asyncio.Lock()  # who is at work is changed by one at a time
@@ -116,10 +120,22 @@ class Supervisor:
     # Starting.
 
     def _start(self, spec: ChildSpec) -> Child:
-        child = Child(spec, self._lifeline)
+        dead = tuple(self._dead.get(spec.name, ()))
+        child = Child(replace(spec, config={**spec.config, "dead": dead}), self._lifeline)
         self._alive.add(child)
-        child.ended.add_done_callback(lambda _: self._alive.discard(child))
+        child.ended.add_done_callback(lambda _: self._ended(child))
+
+        def buried(ready: asyncio.Future[dict[str, Any]]) -> None:
+            if ready.exception() is None:
+                self._dead[spec.name] = [o for o in self._dead.get(spec.name, ()) if o not in dead]
+
+        child.ready.add_done_callback(buried)
         return child
+
+    def _ended(self, child: Child) -> None:
+        self._alive.discard(child)
+        if child.ended.result() and child.owner is not None:
+            self._dead.setdefault(child.spec.name, []).append(child.owner)
 
     async def _start_all(self) -> dict[str, dict[str, Any]]:
         said: dict[str, dict[str, Any]] = {}
