@@ -9,6 +9,7 @@ import pytest
 
 from hearth.app import prove as module
 from hearth.app.prove import LEASE, Prover
+from hearth.app.story import Story
 from hearth.core.errors import (
     FunctionLoadFailed,
     NoCapacity,
@@ -61,7 +62,7 @@ class Work:
 
 def prover(kit: Kit, work: Work) -> tuple[Prover, LocalBus]:
     bus = LocalBus()
-    made = Prover(work, kit.launcher, kit.pool, bus, kit.clock, "own_1")  # type: ignore[arg-type]
+    made = Prover(work, kit.launcher, kit.pool, bus, kit.clock, "own_1", Story(kit.logs, kit.clock))  # type: ignore[arg-type]
     kit.launcher._on_parts_gone = made.rebuild
     return made, bus
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from hearth.app.slot import Slot, Workshop
 from hearth.app.slots import Slots
+from hearth.app.story import how_it_ended
 from hearth.core.errors import (
     FunctionCrashed,
     FunctionLoadFailed,
@@ -87,6 +87,18 @@ class Launcher:
             PlatformError: a secret can't be decrypted.
             NoCapacity, SandboxFailed, KeeperUnavailable, StoreUnavailable, LimitUnenforceable: it could not be tried.
         """
+        began, story = self._shop.clock.monotonic(), self._shop.story
+        try:
+            slot = await self._launch(version)
+        except HearthError as error:
+            story.instance(version, "", f"an instance could not start: {error.message}", "error")
+            raise
+        slot.up = True
+        took, loading = (self._shop.clock.monotonic() - began) * 1000, slot.phases["load"] * 1000
+        story.instance(version, slot.id, f"instance started in {took:.0f} ms, {loading:.0f} of them loading")
+        return slot
+
+    async def _launch(self, version: Deployed) -> Slot:
         found = self.kind_of(version)
         if found is None:
             raise self._gone(version, "its toolchain")
@@ -217,25 +229,9 @@ def attachment(version: Deployed, given: tuple[Given, ...] = ()) -> Attachment:
 
 def crash(end: Exit, slot: Slot) -> FunctionCrashed:
     """An exit as the error that a person sees."""
-    hint = "see the function's logs"
-    if end.oom:
-        memory = slot.version.config.memory if slot.version is not None else 0
-        text = f"it used more than its {format_size(memory)} of memory and was killed"
-        hint = "raise memory in function.yaml"
-    elif end.signal is not None:
-        text = f"it was ended by {_signal_name(end.signal)}"
-    elif end.code is not None:
-        text = f"it exited with code {end.code}"
-    else:
-        text = end.reason or "it ended"
+    hint = "raise memory in function.yaml" if end.oom else "see the function's logs"
+    text = how_it_ended(end, slot.version)
     return FunctionCrashed(f"the function crashed: {text}", hint=hint, details=_tail(slot))
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def _tail(slot: Slot) -> dict[str, str]:

@@ -18,6 +18,7 @@ from hearth.app.admission import Granted, Ticket
 from hearth.app.instances import Group, Instance
 from hearth.app.renewal import Renewals
 from hearth.app.slot import Slot
+from hearth.app.story import NEEDED, STOPPING, Ending
 from hearth.core import scaling
 from hearth.core.errors import (
     FunctionError,
@@ -185,18 +186,16 @@ class Pool:
         return instance
 
     def retire(self, instance: Instance) -> None:
-        """It takes no new requests; when those in work have ended it is stopped."""
-        self._retire(instance)
+        """A request in it runs too long: it takes no new ones; when those in work have ended it is stopped."""
+        self._retire(instance, _too_long(instance, "stopped"))
 
     def kill(self, instance: Instance) -> None:
-        """Stop it now, whatever is in work there."""
-        self._leave(instance)
-        self._stop(instance, 0.0)
+        """The request in it runs too long: stop it now."""
+        self._end(instance, _too_long(instance, "killed"))
 
     def lost(self, instance: Instance) -> None:
         """Its connection is gone: nobody gets it any more. Idempotent."""
-        self._leave(instance)
-        self._stop(instance, 0.0)
+        self._end(instance, None)
 
     def serve_only(self, versions: Iterable[Deployed]) -> None:
         """The routes have changed: versions that are not among these finish what they have and end.
@@ -232,7 +231,7 @@ class Pool:
             self._spawn(self._start(group))
         if decision.stop:
             for instance in group.idle()[: decision.stop]:
-                self._retire(instance)
+                self._retire(instance, Ending(f"instance stopped: idle for {group.policy.idle:g} s"))
 
     def tick(self, now: float) -> None:
         """What time brings: late tickets, idle instances, `scale.min`, another try after a failed start."""
@@ -264,7 +263,7 @@ class Pool:
             for ticket in group.line.clear():
                 ticket.granted(None, NoCapacity("the platform is stopping", retry_after=1), 0.0)
             for instance in list(group.instances):
-                self.kill(instance)
+                self._end(instance, STOPPING)
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
@@ -291,8 +290,18 @@ class Pool:
         if instance in instance.group.free:
             instance.group.free.remove(instance)
 
-    def _retire(self, instance: Instance) -> None:
+    def _end(self, instance: Instance, why: Ending | None) -> None:
+        """Stop it now, whatever is in work there; None: it is dead already."""
+        self._leave(instance)
+        if instance.move(InstanceState.STOPPING):
+            instance.slot.ending = why
+            self._spawn(self._remove(instance, 0.0))
+
+    def _retire(self, instance: Instance, why: Ending | None = None) -> None:
         if instance.move(InstanceState.RETIRING):
+            number = instance.group.version.number
+            reason = f"version {number} serves no traffic" if instance.group.retired else "it is replaced"
+            instance.slot.ending = why or Ending(f"instance stopped: {reason}")
             self._leave(instance)
             if not instance.in_flight:
                 self._stop(instance, 1.0)
@@ -330,6 +339,7 @@ class Pool:
         group.memory = scaling.started(group.memory, now - began)
         group.failure = None
         if self._closing:
+            slot.ending = STOPPING
             await self._launches.discard(slot, 0.0)
             return
         instance = self.add(version, slot, now - began)
@@ -358,6 +368,7 @@ class Pool:
                 raise
             self._leave(idle)
             if idle.move(InstanceState.STOPPING):
+                idle.slot.ending = NEEDED
                 await self._remove(idle, 0.0)
             return await self._launches.launch(version)
 
@@ -390,6 +401,13 @@ class Pool:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _too_long(instance: Instance, done: str) -> Ending:
+    """A request did not end within its timeout."""
+    seconds, current = instance.group.version.config.timeout, instance.current
+    text = f"instance {done}: a request ran longer than {seconds:g} s"
+    return Ending(text, "error", current.decode() if current else None)
 
 
 def _again(error: FunctionError) -> HearthError:

@@ -12,6 +12,7 @@ from typing import Any
 
 from hearth.app.launcher import PartsGone
 from hearth.app.pool import Launches, Pool
+from hearth.app.story import Story
 from hearth.core.errors import (
     FunctionError,
     HearthError,
@@ -45,16 +46,25 @@ class Prover:
         bus: wakes the prover (topic ``versions``).
         clock: pauses and leases.
         owner: ``own_…`` of this process.
+        story: tells in the function's log how it went.
     """
 
     def __init__(
-        self, work: WorkStore, launcher: Launches, pool: Pool, bus: Bus, clock: Clock, owner: str
+        self,
+        work: WorkStore,
+        launcher: Launches,
+        pool: Pool,
+        bus: Bus,
+        clock: Clock,
+        owner: str,
+        story: Story,
     ) -> None:
         self._work = work
         self._launcher = launcher
         self._pool = pool
         self._clock = clock
         self._owner = owner
+        self._story = story
         self._wake = asyncio.Event()
         self._rebuilds: set[asyncio.Task[None]] = set()
         bus.subscribe("versions", self._wake.set)
@@ -108,21 +118,28 @@ class Prover:
             except PartsGone:
                 return None  # `rebuild` was told by the launcher
             except (FunctionError, LimitUnenforceable) as error:
-                return await self._work.fail(row.id, token, failure_of(error))
+                return await self._fail(job, error)
             except HearthError as error:
                 _log.warning("version %s could not be tried: %s", row.id, error.message)
                 if attempt == ATTEMPTS:
                     if isinstance(error, NoCapacity | KeeperUnavailable | StoreUnavailable):
                         return await self._work.release(row.id, token)
-                    return await self._work.fail(row.id, token, failure_of(error))
+                    return await self._fail(job, error)
                 await self._clock.sleep(PAUSE)
         try:
             await self._work.publish(row.id, token, slot.handler)
         except BaseException:
             await self._launcher.discard(slot, 0.0)
             raise
+        self._story.deploy(row.function_id, row.number, f"version {row.number} is live")
         self._pool.add(version, slot)
         return None
+
+    async def _fail(self, job: VersionJob, error: HearthError) -> None:
+        row = job.version
+        await self._work.fail(row.id, job.lease.token, failure_of(error))
+        text = f"version {row.number} failed: {error.message}"
+        self._story.deploy(row.function_id, row.number, text, "error")
 
     async def _renew(self, job: VersionJob) -> None:
         while True:

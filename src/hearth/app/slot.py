@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from hearth.app.sandboxes import SandboxRows
-from hearth.app.story import Story
+from hearth.app.story import Ending, Story
 from hearth.core.errors import HearthError, SandboxFailed
 from hearth.core.ids import is_id
 from hearth.core.launch import Attachment, Handle, Limits, Mount, SandboxSpec, SlotKind, Toolchain
@@ -34,6 +34,7 @@ class Slot:
         "_close",
         "_current",
         "_logs",
+        "ending",
         "guest",
         "handle",
         "handler",
@@ -42,6 +43,7 @@ class Slot:
         "on_closed",
         "phases",
         "tail",
+        "up",
         "version",
     )
 
@@ -55,6 +57,8 @@ class Slot:
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self.phases: dict[str, float] = {}  # seconds of each part of its start
         self.on_closed: Callable[[], None] | None = None
+        self.up = False  # it has loaded a version and became an instance
+        self.ending: Ending | None = None  # why it is ended; None: it ended by itself
         self._logs = logs
         self._current: Callable[[], str | None] = lambda: None
         self._close: Callable[[], None] = lambda: None
@@ -130,6 +134,11 @@ class Workshop:
     ids: Ids
     owner: str
 
+    @property
+    def story(self) -> Story:
+        """What the platform says in functions' logs."""
+        return Story(self.logs, self.clock)
+
 
 async def open_slot(
     shop: Workshop, kind: SlotKind, toolchain: Toolchain, attachment: Attachment | None, row_first: bool
@@ -159,7 +168,7 @@ async def open_slot(
         shop.rows.change(spec.id, "gone")
         raise
     shop.rows.change(spec.id, "waiting", handle=handle)
-    slot, story = Slot(spec.id, kind, handle, shop.logs), Story(shop.logs, shop.clock)
+    slot, story = Slot(spec.id, kind, handle, shop.logs), shop.story
     try:
         slot.watch(
             shop.outputs.watch(

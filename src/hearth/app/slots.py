@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hearth.app.slot import Slot, Workshop, open_slot
+from hearth.app.story import Ending, how_it_ended
 from hearth.core.errors import HearthError, NoCapacity
-from hearth.core.launch import Attachment, Handle, SlotKind, Toolchain
+from hearth.core.launch import Attachment, Exit, Handle, SlotKind, Toolchain
 
 PARALLEL = 2  # slots that are refilled at once
 AFTER_TAKE = (
@@ -107,9 +108,7 @@ class Slots:
 
     def stocks(self) -> list[tuple[str, int, int]]:
         """(runtime, slots that are up, slots that are being made) of every wanted kind."""
-        return [
-            (kind.runtime, len(stock.waiting), stock.starting) for kind, stock in self._stocks.items()
-        ]
+        return [(kind.runtime, len(stock.waiting), stock.starting) for kind, stock in self._stocks.items()]
 
     async def start(
         self,
@@ -147,11 +146,11 @@ class Slots:
 
     async def discard(self, slot: Slot, grace: float) -> None:
         """Remove a slot's sandbox; returns when it is gone. What fails is logged: the keeper removes it with its owner."""
-        shop = self._workshop
+        shop, end = self._workshop, Exit(None, reason="it closed its connection")
         if slot.guest.closed and not grace:  # it ends by itself: killed too early, it could not say how
             with contextlib.suppress(TimeoutError, HearthError):
                 async with asyncio.timeout(LAST_WORD):
-                    await shop.driver.wait(slot.handle)
+                    end = await shop.driver.wait(slot.handle)
         if not grace:
             slot.close()
         try:
@@ -160,9 +159,20 @@ class Slots:
             _log.warning("sandbox %s could not be stopped: %s", slot.id, error.message)
         finally:
             slot.close()
+            self._tell(slot, end)
             shop.rows.change(slot.id, "gone")
             self._handles.discard(slot.handle)
             self._room.give()
+
+    def _tell(self, slot: Slot, end: Exit) -> None:
+        """Say in its function's log why an instance has ended; once."""
+        version, told = slot.version, slot.ending
+        if version is None or not slot.up:
+            return
+        slot.up = False
+        if told is None:
+            told = Ending(f"instance crashed: {how_it_ended(end, version)}", "error")
+        self._workshop.story.instance(version, slot.id, told.text, told.level, told.invocation)
 
     async def close(self) -> None:
         """Remove every waiting slot."""

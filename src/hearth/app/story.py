@@ -6,9 +6,27 @@ source ``run``, its build's of source ``build``.
 
 from __future__ import annotations
 
+import signal
+from dataclasses import dataclass
+
+from hearth.core.launch import Exit
+from hearth.core.limits import format_size
 from hearth.core.routing import Deployed
 from hearth.ports.clock import Clock
 from hearth.ports.logs import PLATFORM, LogLine, LogSink
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Why the platform ends an instance; `invocation` is the call that it is about, if one is."""
+
+    text: str
+    level: str = "info"
+    invocation: str | None = None
+
+
+STOPPING = Ending("instance stopped: the platform is stopping")
+NEEDED = Ending("instance stopped: its room was needed for another function")
 
 
 class Story:
@@ -56,3 +74,22 @@ class Story:
         self._sink.write(
             function_id, LogLine(at, PLATFORM, about, level, text, version, instance, invocation)
         )
+
+
+def how_it_ended(end: Exit, version: Deployed | None) -> str:
+    """An exit in words: ``it was ended by SIGSEGV``."""
+    if end.oom:
+        memory = version.config.memory if version is not None else 0
+        return f"it used more than its {format_size(memory)} of memory and was killed"
+    if end.signal is not None:
+        return f"it was ended by {_signal_name(end.signal)}"
+    if end.code is not None:
+        return f"it exited with code {end.code}"
+    return "its sandbox is gone" if end.reason == "gone" else end.reason or "it ended"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

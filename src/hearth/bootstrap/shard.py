@@ -95,7 +95,7 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
         starts = StartFigures(tuple(workshop.runtimes))
         launches = CountedLaunches(launcher, starts)
         pool = Pool(launches, clock)
-        prover = Prover(store, launches, pool, bus, clock, context.owner)
+        prover = Prover(store, launches, pool, bus, clock, context.owner, workshop.story)
         rebuild.append(prover.rebuild)
 
         def routes_changed() -> None:
