@@ -28,9 +28,9 @@ def read_keys(text):
     try:
         keys = [base64.b64decode(word.removeprefix("whsec_"), validate=True) for word in text.split()]
     except binascii.Error as error:
-        raise SystemExit(f"WEBHOOK_KEY is not base64: {error}") from None
+        raise ValueError(f"WEBHOOK_KEY is not base64: {error}") from None
     if not keys or min(map(len, keys)) < 16:
-        raise SystemExit("WEBHOOK_KEY is shorter than 16 bytes; make one with: openssl rand -base64 32")
+        raise ValueError("WEBHOOK_KEY is shorter than 16 bytes; make one with: openssl rand -base64 32")
     return keys
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.examples import EXAMPLES, Deployed
 from tests.e2e.platform import Platform, leftovers
 
 
@@ -41,3 +42,17 @@ def platform() -> Iterator[Platform]:
     finally:
         platform.put_down()
         shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def deployed(platform: Platform) -> Deployed:
+    """Deploys an example when it is first asked for."""
+    done: set[str] = set()
+
+    def deploy(name: str) -> str:
+        if name not in done:
+            platform.cli("deploy", str(EXAMPLES / name))
+            done.add(name)
+        return f"/fn/ann/{name}"
+
+    return deploy

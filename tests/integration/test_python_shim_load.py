@@ -80,6 +80,7 @@ def test_what_is_refused(
     assert (said["type"], message in said["message"]) == (kind, True), said
     assert (said["file"], said["line"]) == place
     assert "hearth_shim" not in said["traceback"] and str(tmp_path) not in said["traceback"]
+    assert "importlib" not in said["traceback"]
 
 
 def test_a_source_with_null_bytes(tmp_path: Path) -> None:

@@ -147,4 +147,8 @@ def _load_failed(told: dict[str, Any]) -> FunctionLoadFailed:
     if details["file"]:
         where = f" ({details['file']}" + (f", line {details['line']})" if details["line"] else ")")
     text = ": ".join(part for part in (details["type"], details["message"]) if part) or "it did not load"
-    return FunctionLoadFailed(text + where, hint="see the traceback in the function's logs", details=details)
+    return FunctionLoadFailed(
+        text + where,
+        hint="mend the code and deploy again; the traceback is in the function's logs, too",
+        details=details,
+    )

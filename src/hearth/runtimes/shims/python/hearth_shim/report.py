@@ -1,19 +1,25 @@
 """Errors of function code as the platform is told of them: without the shim's own frames, paths relative to the code."""
 
+import importlib
 import os
 import traceback
 from json import dumps
 
-_HERE = os.path.dirname(__file__)
+_HIDDEN = (
+    os.path.dirname(__file__),
+    os.path.dirname(importlib.__file__),
+    "<frozen importlib",
+    "<frozen runpy",
+)
 _MOST = 60_000  # characters
 
 
 def _hidden(name):
-    return name.startswith((_HERE, "<frozen importlib", "<frozen runpy"))
+    return name.startswith(_HIDDEN)
 
 
 def _clean(told, seen):
-    """Drop our own frames, in causes as well."""
+    """Drop our own frames and those of the import, in causes as well."""
     if told is None or id(told) in seen:
         return
     seen.add(id(told))
