@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -40,9 +41,9 @@ asyncio.run(main())
 """
 
 
-async def opened(path: Path | str) -> Store:
+async def opened(path: Path | str, migrator: Callable[[Path], None] | None = None) -> Store:
     clock = FakeClock()
-    return await Store.open(path, durable=True, clock=clock, ids=ClockIds(clock))
+    return await Store.open(path, durable=True, clock=clock, ids=ClockIds(clock), migrator=migrator)
 
 
 async def test_migrations_make_the_tables_of_the_program(tmp_path: Path) -> None:
@@ -149,14 +150,7 @@ def next_schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "def upgrade():\n    op.execute('CREATE TABLE more (x INTEGER)')\n"
         "    op.execute('INSERT INTO more SELECT count(*) FROM artifacts')\n    # here\n"
     )
-    configured = migrating._config
-
-    def config() -> object:
-        made = configured()
-        made.set_main_option("script_location", str(scripts))
-        return made
-
-    monkeypatch.setattr(migrating, "_config", config)
+    monkeypatch.setattr(migrating, "_FOLDER", scripts)
     return scripts
 
 
@@ -231,6 +225,32 @@ def test_who_waits_too_long_for_another_migration_is_told(
 def test_there_is_one_line_of_migrations() -> None:
     scripts = ScriptDirectory.from_config(migrating._config())
     assert scripts.get_heads() == [HEAD]
+    assert migrating.newest() == HEAD  # as the names of the scripts say it, without Alembic
+
+
+async def test_a_database_that_is_current_is_opened_without_alembic(tmp_path: Path) -> None:
+    """It weighs as much as a small process, in every process."""
+    path = tmp_path / "hearth.db"
+    create_file(path)
+    for _ in range(2):
+        subprocess.run([sys.executable, "-m", "hearth.bootstrap.migrate", path], timeout=60, check=True)
+    opening = OPEN_AND_ADD + "\nassert not {'alembic', 'mako', 'pygments'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", opening, path, "key"], timeout=60, check=True)
+
+
+async def test_another_process_may_migrate_and_if_it_fails_the_reason_is_told(tmp_path: Path) -> None:
+    asked: list[Path] = []
+
+    def migrator(path: Path) -> None:
+        asked.append(path)
+
+    path = tmp_path / "hearth.db"
+    for _ in range(2):  # the second time there is nothing to do
+        await (await opened(path, migrator)).close()
+        assert asked == [path]
+    path.write_bytes(b"no database at all" * 100)
+    with pytest.raises(StartupFailed):
+        await opened(path, migrator)
 
 
 async def test_the_root_key_must_be_the_one_the_database_began_with(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import contextlib
 import logging
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import AsyncExitStack
@@ -78,7 +80,12 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
         await bus.start()
         stack.push_async_callback(bus.close)
         store = await Store.open(
-            settings.data_dir / "hearth.db", durable=True, clock=clock, ids=ids, publish=bus.publish
+            settings.data_dir / "hearth.db",
+            durable=True,
+            clock=clock,
+            ids=ids,
+            publish=bus.publish,
+            migrator=_migrate_apart,
         )
         stack.push_async_callback(store.close)
         await store.check_root_key(root.fingerprint())
@@ -153,11 +160,10 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
         tasks = [
             asyncio.create_task(server.serve(), name="api"),
             asyncio.create_task(builders.run(stopping), name="builds"),
+            asyncio.create_task(Retention(store, blobs, clock, bus, context.owner).run(), name="retention"),
             asyncio.create_task(
-                Retention(store, blobs, clock, bus, context.owner).run(), name="retention"
-            ),
-            asyncio.create_task(
-                LogSweeper(store, LogKeeping(settings.data_dir / "logs", bounds), clock).run(), name="log sweeper"
+                LogSweeper(store, LogKeeping(settings.data_dir / "logs", bounds), clock).run(),
+                name="log sweeper",
             ),
             asyncio.create_task(child.heartbeat(store, context.owner), name="heartbeat"),
             asyncio.create_task(stopping.wait(), name="stopping"),
@@ -212,6 +218,11 @@ def _traffic(context: Context, store: Store, views: FunctionViews, blobs: LocalB
         whole=whole,
         has_source=lambda version: blobs.exists("source", version.source),
     )
+
+
+def _migrate_apart(database: Path) -> None:
+    """Blocks. What is wrong with the database is found, and said, by who opens it afterwards."""
+    subprocess.run([sys.executable, "-I", "-m", "hearth.bootstrap.migrate", str(database)], check=False)
 
 
 def _workshop(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sqlalchemy import Connection, delete, exists, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from hearth.core.errors import Conflict, NotFound, RegistrationClosed
 from hearth.core.limits import LOGIN_FORGET, LOGIN_FREE, LOGIN_WAIT_MAX
@@ -14,6 +13,7 @@ from hearth.core.permissions import Role
 from hearth.core.records import Membership, User
 from hearth.store import tables as t
 from hearth.store.database import Database
+from hearth.store.dialect import upsert
 from hearth.store.rows import emit, to_user, users
 from hearth.store.writer import Tx
 
@@ -217,9 +217,8 @@ def _count(connection: Connection, subjects: Sequence[str], now: int) -> None:
     failures = t.login_failures
     forgotten = now - int(LOGIN_FORGET * 1000)
     connection.execute(delete(failures).where(failures.c.last_ms < forgotten))
-    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
     for subject in subjects:
-        statement = insert(failures).values(subject=subject, failures=1, last_ms=now)
+        statement = upsert(connection, failures).values(subject=subject, failures=1, last_ms=now)
         connection.execute(
             statement.on_conflict_do_update(
                 index_elements=[failures.c.subject],

@@ -7,7 +7,8 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, QueuePool, StaticPool, create_engine, event, text
+from sqlalchemy import Connection, Engine, QueuePool, StaticPool, Table, create_engine, event, text
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import URL
 
 _NOW = {
@@ -22,6 +23,15 @@ BUSY_TIMEOUT = 5.0  # seconds to wait for another process's writer
 def database_ms(connection: Connection) -> int:
     """The database's clock, milliseconds since the epoch: the one clock that all processes share."""
     return int(connection.execute(_STATEMENTS[connection.dialect.name]).scalar_one())
+
+
+def upsert(connection: Connection, table: Table) -> Any:
+    """An INSERT that knows ON CONFLICT, in this database's words (its `on_conflict_do_update` and `excluded`)."""
+    if connection.dialect.name == "sqlite":
+        return sqlite.insert(table)
+    from sqlalchemy.dialects import postgresql  # two megabytes that nobody needs beside SQLite
+
+    return postgresql.insert(table)
 
 
 def create_file(path: Path) -> None:

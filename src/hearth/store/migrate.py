@@ -2,6 +2,8 @@
 
 One process at a time migrates; the others wait and find it done. A SQLite file that has data is copied to
 ``backups/`` beside it first. A migration is one transaction: it happens whole or not at all.
+
+Alembic is imported where there is something to migrate: with what it brings along it weighs as much as a small process.
 """
 
 from __future__ import annotations
@@ -9,23 +11,25 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, inspect
+from sqlalchemy import Connection, Engine, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from hearth.core.errors import StartupFailed
 from hearth.store.errors import translate
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
 _log = logging.getLogger(__name__)
+_FOLDER = Path(__file__).with_name("migrations")
 LOCK_WAIT = 120.0  # seconds that another process's migration may take
 
 
@@ -36,20 +40,10 @@ def migrate(engine: Engine, path: Path, now_ms: int) -> None:
         StartupFailed: it was written by a newer Hearth or is not Hearth's, another process holds it, or the
             migration failed (the file is as it was then).
     """
-    config = _config()
-    scripts = ScriptDirectory.from_config(config)
-    head = scripts.get_current_head()
-    known = {script.revision for script in scripts.walk_revisions()}
     try:
         with _alone(path), engine.begin() as connection:
-            current = _revision(connection, known, path)
-            if current == head:
-                return
-            if current is not None:
-                copy = backup(path, current, now_ms)
-                _log.info("the database is migrated from %s to %s; a copy is in %s", current, head, copy)
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            if _stored(connection) != newest():
+                _upgrade(connection, path, now_ms)
     except SQLAlchemyError as error:
         problem = translate(error)
         raise StartupFailed(
@@ -58,16 +52,57 @@ def migrate(engine: Engine, path: Path, now_ms: int) -> None:
         ) from error
 
 
+def is_current(engine: Engine) -> bool:
+    """Whether there is nothing to migrate. False too when the database can't be read: `migrate` says why."""
+    try:
+        with engine.connect() as connection:
+            return _stored(connection) == newest()
+    except SQLAlchemyError:
+        return False
+
+
+def newest() -> str:
+    """The schema that this program has: the number in the name of the last script."""
+    names = (re.match(r"m(\d{4})_", path.name) for path in (_FOLDER / "versions").iterdir())
+    return max(name[1] for name in names if name is not None)
+
+
+def _stored(connection: Connection) -> str | None:
+    """The schema that the database says it has."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    found: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return found
+
+
+def _upgrade(connection: Connection, path: Path, now_ms: int) -> None:
+    from alembic import command
+    from alembic.script import ScriptDirectory
+
+    config = _config()
+    scripts = ScriptDirectory.from_config(config)
+    head = scripts.get_current_head()
+    current = _revision(connection, {script.revision for script in scripts.walk_revisions()}, path)
+    if current is not None:
+        copy = backup(path, current, now_ms)
+        _log.info("the database is migrated from %s to %s; a copy is in %s", current, head, copy)
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
 def _config() -> Config:
+    from alembic.config import Config
+
     config = Config()
-    folder = Path(__file__).with_name("migrations")
-    config.set_main_option("script_location", str(folder).replace("%", "%%"))  # % is ConfigParser's own
+    config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))  # % is ConfigParser's own
     config.set_main_option("path_separator", "os")
     return config
 
 
 def _revision(connection: Connection, known: set[str], path: Path) -> str | None:
     """The schema that is there; None for an empty file. Raises StartupFailed."""
+    from alembic.migration import MigrationContext
+
     current = MigrationContext.configure(connection).get_current_revision()
     if current is None:
         if inspect(connection).get_table_names():

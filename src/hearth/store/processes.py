@@ -7,11 +7,11 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import Table, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from hearth.core.records import InvocationRow, SandboxRow
 from hearth.store import tables as t
 from hearth.store.database import Database
+from hearth.store.dialect import upsert
 from hearth.store.rows import emit
 from hearth.store.writer import Tx
 
@@ -105,8 +105,7 @@ def _mark_gone(tx: Tx, owners: list[str]) -> int:
 
 def _upsert(tx: Tx, table: Table, rows: list[dict[str, Any]], keep: Collection[str] = ()) -> None:
     """Insert rows, or replace what is given of those that are there; of `keep` a null replaces nothing."""
-    insert = sqlite.insert if tx.connection.dialect.name == "sqlite" else postgresql.insert
-    statement = insert(table)
+    statement = upsert(tx.connection, table)
     names = [name for name in rows[0] if name != "id"]
     new = {
         name: func.coalesce(statement.excluded[name], table.c[name])

@@ -18,7 +18,7 @@ from hearth.store.credentials import Credentials
 from hearth.store.database import READERS, Database
 from hearth.store.dialect import create_file, sqlite_readers, sqlite_writer
 from hearth.store.functions import Functions
-from hearth.store.migrate import migrate
+from hearth.store.migrate import is_current, migrate
 from hearth.store.processes import Processes
 from hearth.store.retention import Retention
 from hearth.store.routes import Routes
@@ -45,6 +45,7 @@ class Store(Accounts, Credentials, Functions, Work, Routes, Secrets, Processes, 
         clock: Clock,
         ids: Ids,
         publish: Callable[[str], None] = lambda topic: None,
+        migrator: Callable[[Path], None] | None = None,
     ) -> Store:
         """Open a database and bring it to this program's schema.
 
@@ -53,6 +54,8 @@ class Store(Accounts, Credentials, Functions, Work, Routes, Secrets, Processes, 
             durable: whether a commit survives a power cut: True for control, which acknowledges; False for
                 shards, whose rows can be lost.
             publish: called on the loop with ``routes``, ``versions`` or ``credentials`` after such rows changed.
+            migrator: migrates a file in another process, so that what it takes isn't kept in this one's memory. Where
+                it fails it is tried here, which says why.
 
         Raises:
             StartupFailed: a newer schema, a file that isn't Hearth's, a migration that failed, no access.
@@ -70,6 +73,8 @@ class Store(Accounts, Credentials, Functions, Work, Routes, Secrets, Processes, 
                     hint="look at the owner and mode of the data directory",
                 ) from error
             try:
+                if migrator is not None and not is_current(engine):
+                    migrator(path)
                 migrate(engine, path, clock.now_ms())
             finally:
                 engine.dispose()  # the writer's thread makes a connection of its own
