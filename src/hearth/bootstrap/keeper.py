@@ -20,9 +20,11 @@ from hearth.drivers.bubblewrap import BubblewrapDriver
 from hearth.drivers.process import ProcessDriver
 from hearth.drivers.safe import safe
 from hearth.egress.networks import HostNetworks
+from hearth.egress.own_networks import OwnNetworks
 from hearth.keeper.server import KeeperServer, Role
 from hearth.linux import mounts, userns
 from hearth.ports.driver import Driver
+from hearth.ports.egress import Networks
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +42,9 @@ def folders(data_dir: Path) -> dict[str, Path]:
 
 async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopping: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
-        networks: HostNetworks | None = None
+        networks: HostNetworks | OwnNetworks | None = None
         if context.settings.isolation != "process":
-            networks = HostNetworks(context.instance)
+            networks = HostNetworks(context.instance) if os.geteuid() == 0 else OwnNetworks()
             await networks.start()
             stack.push_async_callback(networks.stop)
         driver = await _driver(context, networks, stack)
@@ -54,7 +56,7 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
         await stopping.wait()
 
 
-async def _driver(context: Context, networks: HostNetworks | None, stack: AsyncExitStack) -> Driver:
+async def _driver(context: Context, networks: Networks | None, stack: AsyncExitStack) -> Driver:
     settings = context.settings
     if settings.isolation == "process":
         process = ProcessDriver(
@@ -86,7 +88,7 @@ async def _driver(context: Context, networks: HostNetworks | None, stack: AsyncE
     return driver
 
 
-def _facts(probe: Probe, networks: HostNetworks | None, context: Context) -> dict[str, Any]:
+def _facts(probe: Probe, networks: Networks | None, context: Context) -> dict[str, Any]:
     """What `hearth up` prints of it."""
     enforces = [
         name for name in ("memory", "cpu", "pids", "tmp", "network", "seccomp") if name in probe.enforces

@@ -13,7 +13,7 @@ from typing import Any
 from hearth.bootstrap import child
 from hearth.bootstrap.child import Context
 from hearth.drivers.remote import RemoteDriver
-from hearth.egress.resolver import serve
+from hearth.egress.resolver import serve, serve_each
 from hearth.egress.upstreams import Followed
 
 log = logging.getLogger(__name__)
@@ -41,8 +41,8 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
 
 async def _serve(keeper: RemoteDriver) -> None:
     sockets = await keeper.resolver_sockets()
-    if sockets is None:
-        await asyncio.Event().wait()  # no networks on this machine: nobody will ask
+    if sockets is None:  # each sandbox has its own, or there are no networks, and none will ever come
+        await serve_each(keeper.look_up, Followed(Path("/etc/resolv.conf")))
         return
     udp, tcp, block = socket.socket(fileno=sockets[0]), socket.socket(fileno=sockets[1]), sockets[2]
     try:

@@ -14,12 +14,11 @@ from typing import TypeVar
 
 from hearth.egress import links
 from hearth.egress.netlink import ROUTE, Netlink
-from hearth.linux.libc import check, libc
+from hearth.linux.libc import CLONE_NEWNET, setns
 
 NAME = "eth0"
-_CLONE_NEWNET = 0x40000000
 _EVERYWHERE = IPv4Network("0.0.0.0/0")
-_NO_IPV6 = (
+NO_IPV6 = (
     Path("/proc/sys/net/ipv6/conf/all/disable_ipv6"),
     Path("/proc/sys/net/ipv6/conf/default/disable_ipv6"),
 )
@@ -49,10 +48,10 @@ def join(pid: int, link: str, group: int, mtu: int, address: IPv4Address, gatewa
         with Netlink(ROUTE) as outside:
             links.add_pair(outside, links.End(link, own), group, links.End(NAME, theirs), namespace, mtu)
             index = socket.if_nametoindex(link)
-        check(libc().setns(namespace, _CLONE_NEWNET), "setns")
+        setns(namespace, CLONE_NEWNET)
     finally:
         os.close(namespace)
-    for knob in _NO_IPV6:
+    for knob in NO_IPV6:
         with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
             knob.write_text("1")
     with Netlink(ROUTE) as inside:

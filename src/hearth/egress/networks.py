@@ -153,6 +153,9 @@ class HostNetworks:
             return None
         return self._ground.udp, self._ground.tcp, str(self._ground.names.block)
 
+    def look_ups(self) -> None:
+        """None have sockets of their own: one pair is for all."""
+
     def look(self) -> None:
         """Have the rules looked at now, and mended where they are not as they should be."""
         self._noticed.set()

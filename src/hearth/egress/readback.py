@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv4Network, collapse_addresses, summarize_ad
 from typing import Any
 
 from hearth.egress.policy import DENY4
-from hearth.egress.ruleset import SETS, Names, chains
+from hearth.egress.ruleset import SETS, Chain, Names, chains
 
 _VERDICTS = ("accept", "drop", "return", "goto", "jump", "reject", "masquerade")
 
@@ -45,7 +45,14 @@ def _network(element: Any) -> list[IPv4Network]:
 
 
 def faults(names: Names, shown: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What is wrong with the table as it was read back; empty when it stands as it should.
+    """What is wrong with a platform's table as it was read back; empty when it stands as it should. See `differences`."""
+    return differences(chains(names), SETS, shown)
+
+
+def differences(
+    wanted: Iterable[Chain], sets: Iterable[tuple[str, str]], shown: Iterable[Mapping[str, Any]]
+) -> list[str]:
+    """What is wrong with a table as it was read back; empty when it stands as it should.
 
     Compares, chain by chain, hook, priority, policy and the verdict of each rule in order; that rules match on
     something where they should; the sets; and that every denied range is denied. Written for the order and the words
@@ -63,13 +70,13 @@ def faults(names: Names, shown: Iterable[Mapping[str, Any]]) -> list[str]:
                 have_rules.setdefault(value["chain"], []).append(value)
             elif kind == "set":
                 have_sets[value["name"]] = value
-    for chain in chains(names):
+    for chain in wanted:
         have = have_chains.pop(chain.name, None)
         if have is None:
             wrong.append(f"chain {chain.name} is missing")
             continue
         hook = (have["type"], have["hook"], have["prio"]) if "hook" in have else ()
-        if hook != chain.hook or (hook and have.get("policy") != "accept"):
+        if hook != chain.hook or (hook and have.get("policy") != chain.policy):
             wrong.append(f"chain {chain.name} hangs elsewhere")
         want = [_expected(verdict) for _, verdict in chain.rules]
         rules = have_rules.get(chain.name, [])
@@ -80,7 +87,7 @@ def faults(names: Names, shown: Iterable[Mapping[str, Any]]) -> list[str]:
             if bool(match) != any(_matches(statement) for statement in rule["expr"]):
                 wrong.append(f"chain {chain.name} has a rule with another match")
     wrong += [f"chain {name} is not ours" for name in have_chains]
-    wrong += [f"set {name} is missing" for name, _ in SETS if name not in have_sets]
+    wrong += [f"set {name} is missing" for name, _ in sets if name not in have_sets]
     if "deny4" in have_sets:
         denied = [n for element in have_sets["deny4"].get("elem", []) for n in _network(element)]
         if list(collapse_addresses(denied)) != list(collapse_addresses(DENY4)):

@@ -11,14 +11,15 @@ import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 from hearth.egress.dns import SERVFAIL, Answer, Query, judge, local_answer, read_query, write_answer
 from hearth.egress.forward import NoAnswer, forward
 from hearth.egress.upstreams import Upstream
+from hearth.ports.egress import LookUp
 
 RATE = 50.0
 """Questions a second that one sandbox may ask, and how many at once after a pause."""
@@ -61,11 +62,8 @@ class Buckets:
         return len(self._have)
 
 
-@dataclass(frozen=True, slots=True)
-class _Rules:
-    upstreams: Callable[[], Sequence[Upstream]]
-    block: IPv4Network
-    ipv6: bool
+Who = Callable[[str], str | None]
+"""Which sandbox asks, by the address that it asks from; None for whoever is not to be heard."""
 
 
 async def serve(
@@ -76,7 +74,7 @@ async def serve(
     *,
     ipv6: bool = False,
 ) -> None:
-    """Answer until cancelled. Takes both sockets over and closes them.
+    """Answer all sandboxes on one pair of sockets, until cancelled. Takes both sockets over and closes them.
 
     Args:
         udp: bound, non-blocking.
@@ -85,33 +83,91 @@ async def serve(
         block: the sandboxes' addresses; whoever else asks is not heard.
         ipv6: whether sandboxes have IPv6.
     """
-    resolver = _Resolver(_Rules(upstreams, block, ipv6))
-    loop = asyncio.get_running_loop()
-    transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(resolver), sock=udp)
-    server: asyncio.Server | None = None
+
+    def who(source: str) -> str | None:
+        try:
+            return source if IPv4Address(source) in block else None
+        except ValueError:
+            return None
+
+    resolver = Resolver(upstreams, ipv6)
     try:
-        server = await asyncio.start_server(resolver.connection, sock=tcp, limit=_PACKET_MOST)
-        while True:
-            await asyncio.sleep(60)
-            resolver.buckets.forget_full(time.monotonic())
+        await resolver.attend(udp, tcp, who)
     finally:
-        transport.close()
-        if server is not None:
-            server.close()
-        else:
-            tcp.close()
         await resolver.stop()
 
 
-class _Resolver:
-    """What is in work, and the bounds on it."""
+async def serve_each(
+    news: Callable[[], Awaitable[LookUp]], upstreams: Callable[[], Sequence[Upstream]]
+) -> None:
+    """Answer sandboxes that have a pair of sockets each, until cancelled.
 
-    def __init__(self, rules: _Rules) -> None:
+    Args:
+        news: waits for the next sandbox that comes or goes.
+        upstreams: as for `serve`.
+    """
+    resolver = Resolver(upstreams, False)
+    attending: dict[str, asyncio.Task[None]] = {}
+    try:
+        while True:
+            one = await news()
+            before = attending.pop(one.sandbox, None)
+            if before is not None:
+                before.cancel()
+                await asyncio.gather(before, return_exceptions=True)
+            if one.sockets is not None:
+                udp, tcp = (socket.socket(fileno=fd) for fd in one.sockets)
+                work = resolver.attend(udp, tcp, partial(_named, one.sandbox))
+                attending[one.sandbox] = asyncio.get_running_loop().create_task(work)
+    finally:
+        for task in attending.values():
+            task.cancel()
+        await asyncio.gather(*attending.values(), return_exceptions=True)
+        await resolver.stop()
+
+
+def _named(sandbox: str, source: str) -> str:
+    """Nobody else can reach that socket."""
+    return sandbox
+
+
+class Resolver:
+    """What is in work, and the bounds on it; for any number of sockets.
+
+    Args:
+        upstreams: whom to ask, at each question.
+        ipv6: whether sandboxes have IPv6.
+    """
+
+    def __init__(self, upstreams: Callable[[], Sequence[Upstream]], ipv6: bool) -> None:
         self.buckets = Buckets()
-        self._rules = rules
+        self._upstreams = upstreams
+        self._ipv6 = ipv6
         self._tasks: set[asyncio.Task[None]] = set()
         self._in_work: Counter[str] = Counter()
         self._connections: Counter[str] = Counter()
+
+    async def attend(self, udp: socket.socket, tcp: socket.socket, who: Who) -> None:
+        """Answer on these sockets until cancelled. Takes both over and closes them."""
+        loop = asyncio.get_running_loop()
+        server: asyncio.Server | None = None
+        try:
+            transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self, who), sock=udp)
+        except BaseException:
+            udp.close()
+            tcp.close()
+            raise
+        try:
+            server = await asyncio.start_server(partial(self.connection, who), sock=tcp, limit=_PACKET_MOST)
+            while True:
+                await asyncio.sleep(60)
+                self.buckets.forget_full(time.monotonic())
+        finally:
+            transport.close()
+            if server is not None:
+                server.close()
+            else:
+                tcp.close()
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -132,13 +188,16 @@ class _Resolver:
         finally:
             self._end(source)
 
-    async def connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def connection(self, who: Who, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One TCP connection: questions one after the other, each with its length before it (RFC 7766)."""
         task = asyncio.current_task()
         peer = writer.get_extra_info("peername")
-        source = peer[0] if peer else ""
+        source = who(peer[0] if peer else "")
+        if source is None:
+            writer.transport.abort()
+            return
         full = self._connections.total() >= CONNECTIONS or self._connections[source] >= CONNECTIONS_EACH
-        if task is None or full or not self._is_ours(source):
+        if task is None or full:
             writer.transport.abort()
             return
         self._tasks.add(task)
@@ -173,11 +232,11 @@ class _Resolver:
         return True
 
     async def _answer(self, query: Query, room: int) -> bytes:
-        answer = local_answer(query, self._rules.ipv6)
+        answer = local_answer(query, self._ipv6)
         if answer is None:
             try:
-                record = await forward(self._rules.upstreams(), query)
-                return write_answer(query, judge(record, self._rules.ipv6), room)
+                record = await forward(self._upstreams(), query)
+                return write_answer(query, judge(record, self._ipv6), room)
             except NoAnswer:
                 answer = Answer(SERVFAIL)
             except (
@@ -187,13 +246,7 @@ class _Resolver:
         return write_answer(query, answer, room)
 
     def _admits(self, source: str) -> bool:
-        return self._is_ours(source) and self.buckets.take(source, time.monotonic())
-
-    def _is_ours(self, source: str) -> bool:
-        try:
-            return IPv4Address(source) in self._rules.block
-        except ValueError:
-            return False
+        return self.buckets.take(source, time.monotonic())
 
     def _begin(self, source: str) -> bool:
         if self._in_work.total() >= IN_WORK or self._in_work[source] >= IN_WORK_EACH:
@@ -211,8 +264,9 @@ class _Resolver:
 
 
 class _Datagrams(asyncio.DatagramProtocol):
-    def __init__(self, resolver: _Resolver) -> None:
+    def __init__(self, resolver: Resolver, who: Who) -> None:
         self._resolver = resolver
+        self._who = who
         self._transport: asyncio.DatagramTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -220,5 +274,6 @@ class _Datagrams(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         transport = self._transport
-        if transport is not None:
-            self._resolver.packet(data, addr[0], lambda packet: transport.sendto(packet, addr))
+        source = self._who(addr[0])
+        if transport is not None and source is not None:
+            self._resolver.packet(data, source, lambda packet: transport.sendto(packet, addr))

@@ -64,6 +64,7 @@ class Chain:
     name: str
     hook: tuple[str, str, int] | tuple[()]
     rules: tuple[Rule, ...]
+    policy: str = "accept"
 
 
 SETS = (

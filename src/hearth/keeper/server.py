@@ -31,6 +31,7 @@ from hearth.core.errors import (
 from hearth.core.launch import Handle
 from hearth.drivers.remote.channel import Channel
 from hearth.ports.driver import CanAttach, Driver
+from hearth.ports.egress import LookUps
 from hearth.protocol import keeper as protocol
 
 log = logging.getLogger(__name__)
@@ -46,14 +47,18 @@ class Role(Enum):
             "probe", "prepare", "start", "connect", "attach", "wait", "stop", "abandon", "list_owned", "usage"
         }
     )  # fmt: skip
-    RESOLVER = frozenset({"resolver"})
+    RESOLVER = frozenset({"resolver", "look_up"})
 
 
 class ResolverSockets(Protocol):
     """Where sandboxes' name look-ups arrive, for the resolver process."""
 
     def resolver_sockets(self) -> tuple[socket.socket, socket.socket, str] | None:
-        """(UDP, TCP listener, address block of the sandboxes), or None where there are no networks."""
+        """(UDP, TCP listener, address block of the sandboxes), or None where there is no such pair for all."""
+        ...
+
+    def look_ups(self) -> LookUps | None:
+        """News of sandboxes that have a pair each, or None where there are none such."""
         ...
 
 
@@ -124,6 +129,7 @@ class _Client:
         self._owner: str | None = None
         self._handles: dict[Handle, str] = {}  # handle → sandbox id
         self._abandoned: set[str] = set()
+        self._news: LookUps | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._clearing: asyncio.Task[None] | None = None
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -139,6 +145,7 @@ class _Client:
             "list_owned": self._list_owned,
             "usage": self._usage,
             "resolver": self._resolver,
+            "look_up": self._look_up,
         }
         self.channel = Channel(sock, self._message, self._closed)
 
@@ -261,6 +268,16 @@ class _Client:
         udp, tcp, block = sockets
         return {"block": block}, [os.dup(udp.fileno()), os.dup(tcp.fileno())]
 
+    async def _look_up(self, message: dict[str, Any]) -> Answer:
+        """The next one that comes or goes; its sockets with it when it comes."""
+        if self._news is None and self._server.resolver is not None:
+            self._news = self._server.resolver.look_ups()
+        if self._news is None:
+            await asyncio.Event().wait()  # until the client leaves: there will never be one
+            raise AssertionError("nobody sets that event")
+        one = await self._news.next()
+        return {"sandbox": one.sandbox}, list(one.sockets or ())
+
     def _closed(self) -> None:
         self._clearing = asyncio.get_running_loop().create_task(self._clear())
 
@@ -270,6 +287,8 @@ class _Client:
         for task in starting:
             task.cancel()
         await asyncio.gather(*starting, return_exceptions=True)
+        if self._news is not None:
+            self._news.close()
         stops = [self._driver.stop(handle, 0.0) for handle in self._handles]
         for result in await asyncio.gather(*stops, return_exceptions=True):
             if isinstance(result, BaseException):

@@ -77,3 +77,28 @@ class Networks(Protocol):
             SandboxFailed: something could not be removed; what is left is closed.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """News of one sandbox's look-ups, for the resolver.
+
+    Args:
+        sandbox: ``sb_…``; what its questions are counted under.
+        sockets: descriptors of a UDP socket and a TCP listener on which it asks, the receiver's own; None: it is gone.
+    """
+
+    sandbox: str
+    sockets: tuple[int, int] | None
+
+
+class LookUps(Protocol):
+    """Where look-ups of sandboxes arrive that each have a loopback of their own: first all that there are, then each change."""
+
+    async def next(self) -> LookUp:
+        """Wait for the next one."""
+        ...
+
+    def close(self) -> None:
+        """Nobody will ask any more. Idempotent."""
+        ...

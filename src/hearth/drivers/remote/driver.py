@@ -17,6 +17,7 @@ from typing import Any
 from hearth.core.errors import KeeperUnavailable, ProtocolViolation, SandboxFailed, error_from_data
 from hearth.core.launch import Attachment, Exit, Handle, Probe, SandboxSpec, Usage
 from hearth.drivers.remote.channel import Channel
+from hearth.ports.egress import LookUp
 from hearth.protocol import keeper as protocol
 
 _SLACK = 5.0  # seconds that an answer may come after its own deadline, before the keeper counts as hung
@@ -181,12 +182,17 @@ class RemoteDriver:
         return protocol.usage_from_data(answer)
 
     async def resolver_sockets(self) -> tuple[int, int, str] | None:
-        """For the resolver: (UDP socket, TCP listener, the sandboxes' address block); None where there are no networks."""
+        """For the resolver: (UDP socket, TCP listener, the sandboxes' address block); None where there is no pair for all."""
         answer, fds = await self._call("resolver", 10.0)
         if not fds:
             return None
         udp, tcp = _pair(fds)
         return udp, tcp, str(answer["block"])
+
+    async def look_up(self) -> LookUp:
+        """For the resolver: wait for the next sandbox that has sockets of its own for look-ups, or has had them."""
+        answer, fds = await self._call("look_up", None)
+        return LookUp(str(answer["sandbox"]), _pair(fds) if fds else None)
 
 
 def _left(deadline: float) -> float:

@@ -1,0 +1,79 @@
+"""What is done inside an ordinary user's sandbox's network namespace. Blocking; each in a thread of its own (`inside.alone`),
+which enters the namespace and never comes back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterable
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from hearth.egress import links
+from hearth.egress.inside import NO_IPV6
+from hearth.egress.netlink import ROUTE, Netlink
+from hearth.egress.nft import Library, NftError
+from hearth.egress.own_rules import CHAINS, RESOLVER, SETS, TABLE, script
+from hearth.egress.readback import differences
+from hearth.linux.libc import CLONE_NEWNET, setns
+
+_LOOPBACK = 1
+
+
+def furnish(pid: int, host: Iterable[IPv4Address]) -> tuple[int, tuple[socket.socket, socket.socket]]:
+    """Make a namespace closed, and give it its loopback and its resolver's sockets.
+
+    Args:
+        pid: a process that is alone in its network namespace, where there is nothing yet.
+        host: this host's own addresses.
+
+    Returns (the namespace's descriptor, (UDP socket, TCP listener)), the caller's from now on.
+
+    Raises:
+        NftError: the rules are not in force.
+        OSError: as the kernel said it.
+        ValueError: `pid` is in this very namespace.
+    """
+    namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if os.path.samestat(os.fstat(namespace), Path("/proc/thread-self/ns/net").stat()):
+            raise ValueError("the sandbox has no network namespace of its own")
+        setns(namespace, CLONE_NEWNET)
+        for knob in NO_IPV6:
+            with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
+                knob.write_text("1")
+        with contextlib.closing(Library()) as nft:
+            nft.run(script(host))
+            wrong = differences(CHAINS, SETS, nft.show(f"table inet {TABLE}"))
+            if wrong:
+                raise NftError("; ".join(wrong))
+        with Netlink(ROUTE) as netlink:
+            links.set_up(netlink, _LOOPBACK)
+        return namespace, _bind()
+    except BaseException:
+        os.close(namespace)
+        raise
+
+
+def change(namespace: int, commands: str) -> None:
+    """Run nftables commands in a namespace: all or none. Raises NftError, OSError."""
+    setns(namespace, CLONE_NEWNET)
+    with contextlib.closing(Library()) as nft:
+        nft.run(commands)
+
+
+def _bind() -> tuple[socket.socket, socket.socket]:
+    """A socket stays in the namespace in which it was made, whoever uses it. The port is one that a program can't take."""
+    made: list[socket.socket] = []
+    try:
+        for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+            sock = socket.socket(socket.AF_INET, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+            made.append(sock)
+            sock.bind((str(RESOLVER), 53))
+        made[1].listen(16)
+    except OSError:
+        for sock in made:
+            sock.close()
+        raise
+    return made[0], made[1]

@@ -1,0 +1,284 @@
+"""Networks of an ordinary user's sandboxes: the port `Networks`, by slirp4netns.
+
+Each sandbox has a network namespace that belongs to a user namespace around it. Before its program starts, the keeper, which
+has every capability there, loads the rules (`own_rules`), reads them back, and binds the resolver's sockets on the sandbox's
+own loopback; then one slirp4netns for each sandbox puts a tap device into it and carries what the rules let through, as an
+ordinary program of the user. Whatever fails on the way, the sandbox has no network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import socket
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from functools import partial
+from ipaddress import IPv4Address
+from typing import Any
+
+from hearth.core.errors import SandboxFailed
+from hearth.core.launch import Network
+from hearth.egress import own_rules, slirp
+from hearth.egress.furnish import change, furnish
+from hearth.egress.inside import alone
+from hearth.egress.machine import own_addresses
+from hearth.egress.netlink import ROUTE, Netlink, listener
+from hearth.egress.nft import NftError
+from hearth.egress.own_machine import network_findings
+from hearth.egress.ruleset import member_for
+from hearth.ports.egress import LookUp, NetHandle
+
+log = logging.getLogger(__name__)
+
+_GROUP_IPV4_IFADDR = 5  # linux/rtnetlink.h
+_PAUSE = 1.0  # seconds before a slirp4netns that ended by itself is started again
+
+
+@dataclass(slots=True)
+class _Place:
+    """One sandbox's network.
+
+    Args:
+        pid: a process that is in the sandbox's user and network namespace as long as the sandbox is.
+        namespace: descriptor of the network namespace.
+        sockets: the resolver's, bound inside: UDP, TCP.
+        keeping: starts its slirp4netns again.
+        closing: ends it all.
+    """
+
+    handle: NetHandle
+    pid: int
+    namespace: int
+    sockets: tuple[socket.socket, socket.socket]
+    slirp: slirp.Slirp
+    keeping: asyncio.Task[None] | None = None
+    opened: bool = False
+    closing: asyncio.Task[None] | None = None
+
+
+class OwnNetworks:
+    """`start` first, `stop` last; all methods on the event loop's thread, in a process that has called `linux.userns.enter`."""
+
+    def __init__(self) -> None:
+        self._fault: SandboxFailed | None = SandboxFailed("the networks of sandboxes are not started")
+        self._program = shutil.which(slirp.PROGRAM, path="/usr/local/bin:/usr/bin:/bin") or slirp.PROGRAM
+        self._places: dict[str, _Place | None] = {}  # None: it is being made
+        self._host: frozenset[IPv4Address] = frozenset()
+        self._notices: socket.socket | None = None
+        self._listeners: set[_News] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def start(self) -> None:
+        """See what there is, and follow this host's addresses. What is missing is no error: see `missing`."""
+        lacking = [finding for finding in network_findings() if not finding.holds]
+        if lacking:
+            self._fault = SandboxFailed(lacking[0].says, hint=f"run: {lacking[0].mend}")
+            log.warning("functions get no network: %s; %s", self._fault.message, self._fault.hint)
+            return
+        self._notices = listener(ROUTE, (_GROUP_IPV4_IFADDR,))
+        asyncio.get_running_loop().add_reader(self._notices.fileno(), self._on_notice, self._notices)
+        self._host = await asyncio.to_thread(_host_addresses)
+        self._fault = None
+
+    async def stop(self) -> None:
+        """Remove everything. Idempotent."""
+        self._fault = SandboxFailed("the networks of sandboxes are stopped")
+        if self._notices is not None:
+            asyncio.get_running_loop().remove_reader(self._notices.fileno())
+            self._notices.close()
+            self._notices = None
+        for place in list(self._places.values()):
+            if place is not None:
+                await self.close(place.handle)
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def missing(self) -> tuple[tuple[str, str], ...]:
+        """See the port."""
+        if self._fault is None:
+            return ()
+        return (("network", "; ".join(filter(None, (self._fault.message, self._fault.hint)))),)
+
+    @property
+    def resolver(self) -> str:
+        """See the port."""
+        return str(own_rules.RESOLVER)
+
+    def resolver_sockets(self) -> None:
+        """There is none for all: each sandbox has its own (see `look_ups`)."""
+
+    def look_ups(self) -> _News:
+        """News for a resolver; it closes it at its end."""
+        news = _News(self._listeners.discard)
+        self._listeners.add(news)
+        for place in self._places.values():
+            if place is not None:
+                news.add(place.handle.sandbox, place.sockets)
+        return news
+
+    async def prepare(self, sandbox: str, pid: int) -> NetHandle:
+        """See the port."""
+        if self._fault is not None:
+            raise SandboxFailed(self._fault.message, hint=self._fault.hint)
+        if sandbox in self._places:
+            raise SandboxFailed(f"{sandbox} has a network already")
+        self._places[sandbox] = None
+        making = self._spawn(self._make(sandbox, pid))
+        try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            self._spawn(self._abandon(making))
+            raise
+
+    async def _make(self, sandbox: str, pid: int) -> NetHandle:
+        handle = NetHandle(sandbox, own_rules.TAP, str(own_rules.ADDRESS))
+        host = self._host
+        try:
+            namespace, sockets = await alone(partial(furnish, pid, host))
+        except (NftError, OSError, ValueError) as error:
+            del self._places[sandbox]
+            raise _explain(error) from error
+        try:
+            carrier = await slirp.start(self._program, pid)
+        except BaseException:
+            del self._places[sandbox]
+            _close(namespace, sockets)
+            raise
+        place = self._places[sandbox] = _Place(handle, pid, namespace, sockets, carrier)
+        place.keeping = self._spawn(self._keep(place))
+        if host != self._host:  # it changed meanwhile
+            self._spawn(self._follow(place))
+        for news in self._listeners:
+            news.add(sandbox, sockets)
+        return handle
+
+    async def _abandon(self, making: asyncio.Task[NetHandle]) -> None:
+        """Undo a `prepare` whose caller has gone."""
+        with contextlib.suppress(SandboxFailed):
+            await self.close(await making)
+
+    async def open(self, handle: NetHandle, network: Network) -> None:
+        """See the port."""
+        place = self._places.get(handle.sandbox)
+        if place is None or place.closing is not None or place.opened:
+            raise SandboxFailed(
+                f"the network of {handle.sandbox} can't be opened: it was closed, or opened before"
+            )
+        commands = own_rules.opened(member_for(own_rules.TAP, own_rules.ADDRESS, network))
+        if not commands:
+            return
+        place.opened = True
+        try:
+            await alone(partial(change, place.namespace, commands))
+        except (NftError, OSError) as error:
+            raise _explain(error) from error
+
+    async def close(self, handle: NetHandle) -> None:
+        """See the port. Its rules and its device go with its namespace, which nobody holds any more."""
+        place = self._places.get(handle.sandbox)
+        if place is None:
+            return
+        if place.closing is None:
+            place.closing = self._spawn(self._close(place))
+        await asyncio.shield(place.closing)
+
+    async def _close(self, place: _Place) -> None:
+        if place.keeping is not None:
+            place.keeping.cancel()
+            await asyncio.gather(place.keeping, return_exceptions=True)
+        await place.slirp.stop()
+        for news in self._listeners:
+            news.remove(place.handle.sandbox)
+        _close(place.namespace, place.sockets)
+        self._places.pop(place.handle.sandbox, None)
+
+    async def _keep(self, place: _Place) -> None:
+        """Start slirp4netns again whenever it has ended by itself: its sandbox would be cut off for good."""
+        while True:
+            await place.slirp.ended.wait()
+            log.warning("slirp4netns of %s ended: %s", place.handle.sandbox, place.slirp.last_words())
+            await asyncio.sleep(_PAUSE)
+            await place.slirp.stop()
+            with contextlib.suppress(SandboxFailed):  # the sandbox is ending, too
+                place.slirp = await slirp.start(self._program, place.pid)
+
+    def _on_notice(self, notices: socket.socket) -> None:
+        with contextlib.suppress(
+            OSError
+        ):  # ENOBUFS: there was more to say than there was room for; look all the same
+            notices.recv(65536)
+        self._spawn(self._look())
+
+    async def _look(self) -> None:
+        """This host's addresses may have changed: tell every sandbox's rules."""
+        now = await asyncio.to_thread(_host_addresses)
+        if now != self._host:
+            self._host = now
+            await asyncio.gather(
+                *(self._follow(place) for place in self._places.values() if place is not None)
+            )
+
+    async def _follow(self, place: _Place) -> None:
+        try:
+            await alone(partial(change, place.namespace, own_rules.hosts(self._host)))
+        except (NftError, OSError) as error:
+            if place.closing is None:
+                log.error("%s is not told of this host's new address: its network ends: %s", place.pid, error)
+                await self.close(place.handle)
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+class _News:
+    """See `ports.egress.LookUps`."""
+
+    def __init__(self, forget: Any) -> None:
+        self._forget = forget
+        self._waiting: asyncio.Queue[tuple[str, tuple[socket.socket, socket.socket] | None]] = asyncio.Queue()
+
+    def add(self, sandbox: str, sockets: tuple[socket.socket, socket.socket]) -> None:
+        self._waiting.put_nowait((sandbox, sockets))
+
+    def remove(self, sandbox: str) -> None:
+        self._waiting.put_nowait((sandbox, None))
+
+    async def next(self) -> LookUp:
+        while True:
+            sandbox, sockets = await self._waiting.get()
+            if sockets is None:
+                return LookUp(sandbox, None)
+            if sockets[0].fileno() >= 0:  # else it has gone meanwhile, which comes next
+                return LookUp(sandbox, (os.dup(sockets[0].fileno()), os.dup(sockets[1].fileno())))
+
+    def close(self) -> None:
+        self._forget(self)
+
+
+def _close(namespace: int, sockets: tuple[socket.socket, socket.socket]) -> None:
+    os.close(namespace)
+    for sock in sockets:
+        sock.close()
+
+
+def _host_addresses() -> frozenset[IPv4Address]:
+    with Netlink(ROUTE) as netlink:
+        return frozenset(own_addresses(netlink))
+
+
+def _explain(error: Exception) -> SandboxFailed:
+    if isinstance(error, NftError):
+        return SandboxFailed(
+            f"the packet filter's rules are not in force: {error}",
+            hint="sudo modprobe -a nf_tables nft_ct nft_reject_inet nft_connlimit",
+        )
+    return SandboxFailed(f"the network of a sandbox could not be made: {error}", hint="run: hearth doctor")

@@ -1,0 +1,110 @@
+"""The packet filter inside one sandbox's own network namespace, of an ordinary user: what its program may send and get.
+
+Pure. The table is in the sandbox's namespace, which belongs to a user namespace around the sandbox: its program is in another one below
+and can't change it, whatever capabilities it might win. Nothing leaves but through these rules: slirp4netns, which carries
+what passes, is an ordinary program of the user and reaches whatever he does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import IPv4Address
+
+from hearth.egress.policy import DENY4
+from hearth.egress.ruleset import CONNECTIONS, Chain, Member
+
+TABLE = "hearth"
+TAP = "tap0"
+ADDRESS = IPv4Address(
+    "10.0.2.100"
+)  # slirp4netns gives it (--configure); everything it has for itself is in 10.0.2.0/24
+RESOLVER = IPv4Address(
+    "127.0.0.53"
+)  # on the sandbox's own loopback: the resolver's socket, which the keeper bound there
+
+SETS = (
+    ("inet4", "type ipv4_addr;"),
+    ("cc4", "type ipv4_addr; size 4096; flags dynamic;"),
+    ("allow4", "type ipv4_addr . inet_proto . inet_service;"),
+    ("host4", "type ipv4_addr; flags interval; auto-merge;"),
+    ("deny4", "type ipv4_addr; flags interval; auto-merge;"),
+)
+_KNOWN = ("ct state established,related", "accept")
+CHAINS = (
+    Chain(
+        "refuse",
+        (),
+        (
+            # ICMP errors are rate limited, and a probe would hang; a reset is answered at once.
+            ("meta l4proto tcp", "reject with tcp reset"),
+            ("", "reject with icmpx admin-prohibited"),
+        ),
+    ),
+    Chain(
+        "counted",
+        (),
+        ((f"add @cc4 {{ ip saddr ct count over {CONNECTIONS} }}", "goto refuse"), ("", "accept")),
+    ),
+    Chain(
+        "sent",
+        ("filter", "output", 0),
+        (
+            ('oifname "lo"', "accept"),  # its own loopback, where the resolver answers
+            ("ct state invalid", "drop"),
+            _KNOWN,
+            ("ip daddr . meta l4proto . th dport @allow4", "accept"),
+            ("ip daddr @deny4", "goto refuse"),
+            ("ip daddr @host4", "goto refuse"),
+            ("meta l4proto != { tcp, udp, icmp }", "goto refuse"),
+            ("ip saddr @inet4", "goto counted"),
+            ("", "goto refuse"),  # closed sandboxes, all of IPv6
+        ),
+        policy="drop",
+    ),
+    Chain(
+        "got",
+        ("filter", "input", 0),
+        (('iifname "lo"', "accept"), _KNOWN, ("", "drop")),
+        policy="drop",
+    ),
+    Chain("passed", ("filter", "forward", 0), (("", "drop"),), policy="drop"),
+)
+
+
+def script(host: Iterable[IPv4Address]) -> str:
+    """Commands that make the table, closed: nobody is in `inet4` and `allow4`."""
+    content = {
+        "deny4": [str(network) for network in DENY4],
+        "host4": [str(address) for address in sorted(set(host))],
+    }
+    lines = [f"table inet {TABLE} {{"]
+    for name, kind in SETS:
+        values = ", ".join(content.get(name, []))
+        filled = f" elements = {{ {values} }};" if values else ""
+        lines.append(f"set {name} {{ {kind}{filled} }}")
+    for chain in CHAINS:
+        lines.append(f"chain {chain.name} {{")
+        if chain.hook:
+            kind, hook, priority = chain.hook
+            lines.append(f"type {kind} hook {hook} priority {priority}; policy {chain.policy};")
+        lines += [f"{match} {verdict}".strip() for match, verdict in chain.rules]
+        lines.append("}")
+    return "\n".join([*lines, "}", ""])
+
+
+def opened(member: Member) -> str:
+    """Commands that let a sandbox out; all or nothing. Empty when it may reach nothing."""
+    lines = []
+    if member.internet:
+        lines.append(f"add element inet {TABLE} inet4 {{ {ADDRESS} }}")
+    if member.allow:
+        listed = ", ".join(f"{target} . tcp . {port}" for target, port in member.allow)
+        lines.append(f"add element inet {TABLE} allow4 {{ {listed} }}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def hosts(addresses: Iterable[IPv4Address]) -> str:
+    """Commands that make `host4` say exactly these addresses."""
+    text = f"flush set inet {TABLE} host4\n"
+    listed = ", ".join(str(address) for address in sorted(set(addresses)))
+    return text + (f"add element inet {TABLE} host4 {{ {listed} }}\n" if listed else "")
