@@ -45,7 +45,6 @@ COMMANDS = {
     "invoke": "invoke:invoke",
     "logs": "logs:logs",
     "stats": "stats:stats",
-    "stats": "stats:stats",
     "delete": "functions:delete",
     "completion": "completion:completion",
 }
