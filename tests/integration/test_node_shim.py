@@ -377,6 +377,14 @@ def test_lines_beyond_the_credit_are_dropped_and_counted(tmp_path: Path) -> None
     assert said["text"] == f"{1000 - sent} lines were dropped here: more is logged than is taken"
 
 
+def test_a_gap_is_counted_once(tmp_path: Path) -> None:
+    """Though there was credit left for a count, and none for a line."""
+    source = "export const handler = async () => { for (let i = 0; i < 1000; i++) console.log('x'.repeat(5000)); return 'ok' }"
+    with loaded(tmp_path, source, log_window=23_000) as host:
+        assert host.call(1).body == b"ok"
+        assert {log["text"] for log in host.logs} == {"x" * 5000}
+
+
 def test_cancel_aborts_the_signal_and_is_answered_when_the_handler_is_done(tmp_path: Path) -> None:
     source = """export const handler = (event, context) => new Promise((resolve) =>
       context.signal.addEventListener('abort', () => { console.log(context.signal.reason.name); resolve('x') }))"""

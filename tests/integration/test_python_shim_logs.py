@@ -143,6 +143,22 @@ def test_a_flood_is_dropped_and_counted(concurrency: int, tmp_path: Path) -> Non
         ]
 
 
+def test_a_gap_is_counted_once(tmp_path: Path) -> None:
+    """Though there was credit left for a count, and none for a line."""
+    source = """
+    def handler(event, context):
+        for n in range(int(event["rawQueryString"])):
+            print("x" * 5000)
+        return "done"
+    """
+    with function(tmp_path, source, log_window=23_000) as host:
+        assert host.call(1, target="/?1000").body == b"done"
+        kept = len(host.logs)
+        assert [log["text"] for log in host.logs] == ["x" * 5000] * kept
+        host.send(frame(LOG_WINDOW, 0, (1 << 20).to_bytes(4, "big")))
+        assert "lines were dropped" in host.log_lines(kept + 1)[kept]["text"]
+
+
 def test_odd_text(tmp_path: Path) -> None:
     source = """
     def handler(event, context):

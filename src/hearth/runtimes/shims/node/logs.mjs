@@ -22,7 +22,7 @@ export class Logs {
 
   grant(bytes) {
     this.#credit += bytes
-    if (this.#dropped > 0 && this.#credit > LINE_MAX) this.#confess()
+    if (this.#dropped > 0) this.#confess()
   }
 
   // Sends text, line by line.
@@ -32,12 +32,14 @@ export class Logs {
       return
     }
     for (const line of text.split('\n')) {
-      if (!(this.#dropped === 0 || this.#confess()) || !this.#send(invocation, stream, level, cut(line))) this.#dropped += 1
+      if (this.#dropped > 0 && !this.#confess() || !this.#send(invocation, stream, level, cut(line))) this.#dropped += 1
     }
   }
 
-  // Says how many lines were dropped; false when there is no credit for that either.
+  // Says how many lines were dropped; false until there is credit for more than a longest line: one count for a gap, not
+  // a count for each line.
   #confess() {
+    if (this.#credit <= LINE_MAX) return false
     const count = this.#dropped
     const said = `${count} ${count === 1 ? 'line was' : 'lines were'} dropped here: more is logged than is taken`
     if (!this.#send(null, 'stderr', 'warning', said)) return false

@@ -36,7 +36,7 @@ func installLogs(l *link, credit int64) *logs {
 func (s *logs) grant(bytes int64) {
 	s.mu.Lock()
 	s.credit += bytes
-	if s.dropped > 0 && s.credit > maxLine {
+	if s.dropped > 0 {
 		s.confess()
 	}
 	s.mu.Unlock()
@@ -60,8 +60,12 @@ func (s *logs) emit(c *call, stream, level, text string) {
 	s.l.out.flush()
 }
 
-// confess says how many lines were dropped; false when there is no credit for that either. The logs are locked.
+// confess says how many lines were dropped; false until there is credit for more than a longest line: one count for a
+// gap, not a count for each line. The logs are locked.
 func (s *logs) confess() bool {
+	if s.credit <= maxLine {
+		return false
+	}
 	said := fmt.Sprintf("%d lines were dropped here: more is logged than is taken", s.dropped)
 	if s.dropped == 1 {
 		said = "1 line was dropped here: more is logged than is taken"

@@ -19,7 +19,11 @@ _sender = None
 
 
 class Sender:
-    """Log frames within the host's credit. What doesn't fit is dropped and counted."""
+    """Log frames within the host's credit. What doesn't fit is dropped and counted.
+
+    Once something was dropped, nothing is sent until there is credit for more than a longest line: one count for a gap, not
+    a count for each line.
+    """
 
     def __init__(self, connection):
         self.connection = connection
@@ -41,9 +45,10 @@ class Sender:
             return
         inv = "null" if invocation is None else f'"{invocation}"'
         with self.lock:
-            if self.dropped:
+            if self.dropped and self.credit > LINE_MAX:
                 count = self.dropped
-                said = f"{count} lines were dropped here: more is logged than is taken"
+                were = "line was" if count == 1 else "lines were"
+                said = f"{count} {were} dropped here: more is logged than is taken"
                 self.dropped = 0
                 if not self._send("null", "stderr", "warning", said):
                     self.dropped = count
