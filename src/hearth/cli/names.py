@@ -70,5 +70,10 @@ def _namespaces(client: Client, options: Options, typed: str) -> Iterator[str]:
     yield from (member.namespace for member in client.whoami().memberships)
 
 
+def _secrets(client: Client, options: Options, typed: str) -> Iterator[str]:
+    yield from sorted({secret.name for secret in client.secrets(namespace_of(options, client), None)})
+
+
+SECRET = _Names("secret", _secrets)
 FUNCTION = _Names("function", _functions)
 NAMESPACE = _Names("namespace", _namespaces)

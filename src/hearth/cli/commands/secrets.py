@@ -9,6 +9,7 @@ import click
 
 from hearth.cli.context import connect, namespace_of, resolve
 from hearth.cli.group import Group, HintedUsageError
+from hearth.cli.names import FUNCTION, SECRET
 from hearth.cli.options import Options, common, pass_options
 from hearth.cli.output import emit, note, say, table
 from hearth.cli.prompts import confirm
@@ -34,12 +35,15 @@ def secrets() -> None:
 
 
 _function = click.option(
-    "--function", metavar="NAME", help="One function's own (NAME or NS/NAME); it wins over the namespace's."
+    "--function",
+    metavar="NAME",
+    type=FUNCTION,
+    help="One function's own (NAME or NS/NAME); it wins over the namespace's.",
 )
 
 
 @secrets.command(name="set")
-@click.argument("name", metavar="NAME")
+@click.argument("name", metavar="NAME", type=SECRET)
 @_function
 @click.option(
     "--from-file", "file", metavar="FILE", help="Take a file's content, byte for byte; - is standard input."
@@ -116,7 +120,7 @@ def list_secrets(options: Options, function: str | None) -> None:
 
 
 @secrets.command()
-@click.argument("name", metavar="NAME")
+@click.argument("name", metavar="NAME", type=SECRET)
 @_function
 @click.option("--force", is_flag=True, help="Delete it though functions can't start without it.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
