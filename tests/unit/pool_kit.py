@@ -107,6 +107,7 @@ def make_kit(
     room: int = 50,
     guest: Callable[[int], FakeGuest | HearthError] | None = None,
     opener: Opener | None = None,
+    networks: bool = True,
 ) -> Kit:
     clock, driver, rows, logs = FakeClock(), ScriptedDriver(), ListRows(), ListLogs()
     guests = FakeGuests(guest, driver.hung_up)
@@ -118,6 +119,6 @@ def make_kit(
     slots = Slots(shop, keep, Room(room), pause=0.0)
     gone: list[Deployed] = []
     toolchain: list[Toolchain | None] = [PYTHON]
-    launcher = Launcher(shop, slots, lambda _: toolchain[0], gone.append, opener)
+    launcher = Launcher(shop, slots, lambda _: toolchain[0], gone.append, opener, networks)
     pool = Pool(launcher, clock)
     return Kit(clock, driver, guests, rows, logs, sandboxes, slots, launcher, pool, gone, toolchain)

@@ -15,7 +15,7 @@ from hearth.core.errors import (
     NotFound,
     SandboxFailed,
 )
-from hearth.core.launch import Exit
+from hearth.core.launch import Exit, Network
 from hearth.testing.guest import FakeGuest
 from tests.unit.pool_kit import KIND, Kit, make_kit, version
 
@@ -57,6 +57,15 @@ async def test_a_slot_without_the_network_for_a_function_without_one() -> None:
     slot = await kit.launcher.launch(version(network="none"))
     assert slot.kind.networked is False
     assert kit.driver.sandboxes[slot.handle].spec.networked is False
+    await kit.launcher.discard(slot, 0.0)
+    await kit.close()
+
+
+async def test_where_no_network_is_held_a_function_gets_none() -> None:
+    kit = make_kit(networks=False)
+    slot = await kit.launcher.launch(version())
+    assert slot.kind.networked is False
+    assert kit.driver.sandboxes[slot.handle].attachment.network == Network("none")
     await kit.launcher.discard(slot, 0.0)
     await kit.close()
 

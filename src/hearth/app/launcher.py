@@ -51,6 +51,7 @@ class Launcher:
         toolchain_of: the exact toolchain that a version was built with, or None when this node has it no more.
         on_parts_gone: told of a version that must be built again.
         opener: opens secrets; needed where a version names some.
+        networks: this machine can hold `internet`; where it can't, a function that has it by default gets none.
     """
 
     def __init__(
@@ -60,19 +61,21 @@ class Launcher:
         toolchain_of: Callable[[Deployed], Toolchain | None],
         on_parts_gone: Callable[[Deployed], None] = lambda version: None,
         opener: Opener | None = None,
+        networks: bool = True,
     ) -> None:
         self._shop = workshop
         self._slots = slots
         self._toolchain_of = toolchain_of
         self._on_parts_gone = on_parts_gone
         self._opener = opener
+        self._networks = networks
 
     def kind_of(self, version: Deployed) -> tuple[SlotKind, Toolchain] | None:
         """The kind of slot that a version needs, and its toolchain; None when that is gone."""
         toolchain = self._toolchain_of(version)
         if toolchain is None:
             return None
-        networked = version.config.network == "internet"
+        networked = self._networks and version.config.network == "internet"
         name = version.config.runtime
         return SlotKind(self._shop.driver.name, name, toolchain.version, networked), toolchain
 
@@ -115,7 +118,8 @@ class Launcher:
                 ):
                     raise
         attaches = isinstance(self._shop.driver, CanAttach)
-        slot = await self._slots.start(kind, toolchain, None if attaches else attachment(version, given))
+        whole = None if attaches else attachment(version, kind.networked, given)
+        slot = await self._slots.start(kind, toolchain, whole)
         return await self._prepare(slot, version, given)
 
     async def discard(self, slot: Slot, grace: float) -> None:
@@ -145,7 +149,7 @@ class Launcher:
         slot.belongs_to(version, lambda: None)
         if isinstance(shop.driver, CanAttach):
             try:
-                await shop.driver.attach(slot.handle, attachment(version, given))
+                await shop.driver.attach(slot.handle, attachment(version, slot.kind.networked, given))
             except NotFound:
                 raise self._gone(version, "its artifact") from None
         shop.rows.change(slot.id, "attached", version=version.id)
@@ -216,13 +220,13 @@ def open_secrets(version: Deployed, opener: Opener | None) -> tuple[Given, ...]:
     return tuple(Given(secret.name, opener.open(secret), secret.text) for secret in version.secrets)
 
 
-def attachment(version: Deployed, given: tuple[Given, ...] = ()) -> Attachment:
+def attachment(version: Deployed, networked: bool, given: tuple[Given, ...] = ()) -> Attachment:
     """What makes a slot this version's."""
     config = version.config
     return Attachment(
         artifact=version.artifact,
         limits=Limits(memory=config.memory, cpu=config.cpu, tmp=config.tmp),
-        network=Network(config.network),
+        network=Network(config.network if networked else "none"),
         secrets=tuple((secret.name, secret.value) for secret in given),
     )
 

@@ -84,6 +84,7 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
             owner=context.owner,
         )
         slots = Slots(workshop, settings.slots, Room(settings.max_instances))
+        probe = await driver.probe()
         rebuild: list[Callable[[Deployed], None]] = []
         launcher = Launcher(
             workshop,
@@ -91,6 +92,7 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
             lambda version: shelf.get(version.toolchain),
             lambda version: rebuild[0](version),
             Vault([read_key(context.fds.pop("secrets"))]),
+            "network" in probe.enforces or probe.driver == "process",
         )
         starts = StartFigures(tuple(workshop.runtimes))
         launches = CountedLaunches(launcher, starts)
