@@ -13,9 +13,13 @@ import httpx
 import pytest
 
 from hearth.api.secrets import secrets_router
+from hearth.app.functions import FunctionViews
 from hearth.app.secrets import Secrets
+from hearth.app.traffic import Traffic
 from hearth.core import limits
+from hearth.core.errors import Conflict
 from hearth.core.function import FunctionConfig
+from hearth.core.permissions import Principal, Role
 from hearth.security.vault import Vault
 
 from .api_server import Running, bearer, running
@@ -222,3 +226,33 @@ async def test_one_that_is_needed_is_kept(api: Running, jo: dict[str, str]) -> N
     assert "pay can't run without TOKEN" in error["message"] and "--force" in error["hint"]
     forced = await api.client.delete(f"{OF_NS}/TOKEN?force=true", headers=jo)
     assert (forced.status_code, forced.json()) == (200, {"lacking": ["pay"]})
+
+
+async def test_traffic_does_not_go_back_to_a_version_whose_secret_is_gone(
+    api: Running, jo: dict[str, str]
+) -> None:
+    namespace_id = await api.store.find_namespace("jo-fn")
+    assert namespace_id is not None
+    await put(api, jo, f"{OF_NS}/TOKEN")
+    for number, names in ((1, ("TOKEN",)), (2, ())):
+        _, version = await api.store.add_version(
+            namespace_id=namespace_id, function_id=api.ids.new("function"), version_id=api.ids.new("version"),
+            name="pay", config=FunctionConfig("pay", "python", secrets=names), source="s" * 64, user_id="usr_1",
+        )  # fmt: skip
+        build = await api.store.claim_build("own_1", 30)
+        assert build is not None
+        await api.store.built(version.id, build.lease.token, "a" * 64, "python-3.11.2")
+        proof = await api.store.claim_proof("own_1", 30)
+        assert proof is not None
+        await api.store.publish(version.id, proof.lease.token, "handler.handler")
+        assert version.number == number
+    whole = dict.fromkeys(("whole", "has_source"), lambda version: True)
+    traffic = Traffic(api.store, FunctionViews(api.store), api.ids, **whole)
+    someone = Principal("usr_1", "user:usr_1", ((namespace_id, Role.OWNER),), user_id="usr_1")
+    assert (
+        await api.client.delete(f"{OF_NS}/TOKEN", headers=jo)
+    ).status_code == 200  # what is live needs it not
+    with pytest.raises(Conflict, match="version 1 can't start: the secret TOKEN is not set"):
+        await traffic.rollback(someone, "jo-fn", "pay", None)
+    await put(api, jo, f"{OF_NS}/TOKEN")
+    await traffic.rollback(someone, "jo-fn", "pay", None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from hearth.app.functions import FunctionViews
 from hearth.core.errors import Conflict, NotFound
@@ -19,8 +20,13 @@ from hearth.core.traffic import WHOLE, AliasRow, Share, VersionUse, check_shares
 from hearth.core.version import VersionState
 from hearth.ports.clock import Ids
 from hearth.ports.retention import TrafficStore
+from hearth.ports.store import SecretStore
 
 _PAGE = 50
+
+
+class TrafficRows(TrafficStore, SecretStore, Protocol):
+    """What is needed of the store."""
 
 
 class Traffic:
@@ -34,7 +40,7 @@ class Traffic:
 
     def __init__(
         self,
-        store: TrafficStore,
+        store: TrafficRows,
         views: FunctionViews,
         ids: Ids,
         *,
@@ -154,6 +160,14 @@ class Traffic:
             raise Conflict(
                 f"version {number} is not ready: it is {version.state.value}",
                 hint=f"wait until it is, or choose another: {listing}",
+            )
+        names = version.config.secrets
+        found = await self._store.sealed_secrets(function.namespace_id, function.id, names)
+        if missing := sorted(set(names) - {secret.name for secret in found}):
+            raise Conflict(
+                f"version {number} can't start: the secret {missing[0]} is not set",
+                hint=f"set it: hearth secrets set {missing[0]}; or choose another: {listing}",
+                details={"missing": missing},
             )
         if await asyncio.to_thread(self._whole, version):
             return
