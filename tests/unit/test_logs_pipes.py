@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from hearth.core.limits import LOG_LINE_MAX
+from hearth.telemetry import pipes
 from hearth.telemetry.pipes import PipeReader
 from hearth.testing.clock import FakeClock
 
@@ -93,6 +94,17 @@ async def test_a_flood_never_blocks_and_is_counted(printer: Printer, clock: Fake
     assert got[-1] == ("stdout", "after")
     ((name, count),) = printer.dropped
     assert name == "stdout" and count >= 2_000_000 - kept * 100 - 100
+
+
+async def test_a_flood_that_falls_silent_says_its_count(
+    printer: Printer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipes, "_SAY", 0.01)
+    await printer.print(b"z" * 1_000_000)
+    async with asyncio.timeout(10):
+        while sum(count for _, count in printer.dropped) < 700_000:
+            await asyncio.sleep(0.001)
+    assert not printer.lines
 
 
 async def test_close_takes_what_is_still_there(printer: Printer) -> None:

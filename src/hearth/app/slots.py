@@ -147,6 +147,8 @@ class Slots:
     async def discard(self, slot: Slot, grace: float) -> None:
         """Remove a slot's sandbox; returns when it is gone. What fails is logged: the keeper removes it with its owner."""
         shop, end = self._workshop, Exit(None, reason="it closed its connection")
+        if slot.ending is not None:
+            self._tell(slot, end)
         if slot.guest.closed and not grace:  # it ends by itself: killed too early, it could not say how
             with contextlib.suppress(TimeoutError, HearthError):
                 async with asyncio.timeout(LAST_WORD):

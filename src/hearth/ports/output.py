@@ -23,7 +23,7 @@ class OutputReader(Protocol):
             stdout: read end of the sandbox's descriptor 1.
             stderr: read end of its descriptor 2.
             on_line: called with (``stdout`` or ``stderr``, text without its newline).
-            on_dropped: called with (``stdout`` or ``stderr``, bytes) when lines are taken again, and at the end.
+            on_dropped: called with (``stdout`` or ``stderr``, bytes) once a second while some are, and at the end.
 
         Returns:
             what closes both; reads what is still there first. Idempotent.

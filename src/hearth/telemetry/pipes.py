@@ -11,6 +11,7 @@ from hearth.ports.clock import Clock
 
 _READ = 64 * KIB
 _BREATH = 0.001  # seconds between two reads of what is only dropped: a flood must not keep the loop busy
+_SAY = 1.0  # seconds after which dropped bytes are told though nothing else is printed
 _LAST_READS = 64  # reads of what is still in a pipe when it is closed
 
 
@@ -97,6 +98,7 @@ class _Pipe:
         self._cut = False  # the rest of this line is not kept
         self._dropped = 0  # bytes since the last line that was taken
         self._pause: asyncio.TimerHandle | None = None
+        self._confession: asyncio.TimerHandle | None = None
         loop.add_reader(fd, self._readable)
 
     def close(self) -> None:
@@ -121,13 +123,13 @@ class _Pipe:
             self._dropped += len(data)
             self._line.clear()
             self._cut = not data.endswith(b"\n")  # what follows is the end of a line whose beginning is lost
+            if self._confession is None:
+                self._confession = self._loop.call_later(_SAY, self._confess)
             if self._pause is None:
                 self._loop.remove_reader(self._fd)
                 self._pause = self._loop.call_later(_BREATH, self._resume)
             return True
-        if self._dropped:
-            count, self._dropped = self._dropped, 0
-            self._on_dropped(self._name, count)
+        self._confess()
         *ended, rest = data.split(b"\n")
         for part in ended:
             self._add(part)
@@ -138,6 +140,15 @@ class _Pipe:
     def _resume(self) -> None:
         self._pause = None
         self._loop.add_reader(self._fd, self._readable)
+
+    def _confess(self) -> None:
+        """Tell what was dropped: before the next line that is taken, after a moment, and at the end."""
+        if self._confession is not None:
+            self._confession.cancel()
+            self._confession = None
+        if self._dropped:
+            count, self._dropped = self._dropped, 0
+            self._on_dropped(self._name, count)
 
     def _add(self, part: bytes) -> None:
         if not self._cut:
@@ -163,7 +174,6 @@ class _Pipe:
             self._pause.cancel()
         os.close(self._fd)
         self._fd = -1
-        if self._dropped:
-            self._on_dropped(self._name, self._dropped)
+        self._confess()
         if self._line:
             self._emit()
