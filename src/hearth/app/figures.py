@@ -13,7 +13,8 @@ from hearth.app.slot import Slot
 from hearth.app.slots import Slots
 from hearth.core.errors import HearthError, Source, sources_by_code
 from hearth.core.instance import InstanceState
-from hearth.core.metrics import LABELLED_MAX, OTHER, Histogram, Sample
+from hearth.core.limits import METRICS_FUNCTIONS_MAX
+from hearth.core.metrics import OTHER, Histogram, Sample
 from hearth.core.routing import Deployed
 
 BIT = 50  # functions that are added up before others get their turn
@@ -121,7 +122,7 @@ class ShardFigures:
         slots: Slots,
         starts: StartFigures,
         functions: Callable[[], int],
-        most: int = LABELLED_MAX,
+        most: int = METRICS_FUNCTIONS_MAX,
     ) -> None:
         self._recorder = recorder
         self._pool = pool

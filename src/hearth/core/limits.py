@@ -81,6 +81,7 @@ BUILD_TIMEOUT, BUILD_MEMORY, BUILD_DISK, BUILD_CPU, BUILD_PIDS = 600.0, 2 * GIB,
 BUILD_LOG_MAX = 8 * MIB
 SEED_TIMEOUT = 1800.0  # seconds to compile a toolchain's standard library, once on a node
 UPLOADS_MAX = 16  # sources taken in at once
+METRICS_FUNCTIONS_MAX = 500  # functions with series of their own on /metrics, in each process
 DISK_FREE_MIN = 512 * MIB  # bytes free in the data directory, below which nothing is uploaded or built
 
 ACCESS_TOKEN_TTL, REFRESH_TOKEN_TTL = 900.0, 30 * 86400.0

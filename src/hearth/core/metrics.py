@@ -24,7 +24,6 @@ EXPOSED: tuple[int, ...] = tuple(
     place for place, _ in enumerate(BOUNDS) if place > 0 and place % 10 in (0, 4, 7)
 )  # of BOUNDS, those that are published
 
-LABELLED_MAX = 500  # functions that have series of their own, in each process
 OTHER = "_other"  # namespace and function of what all others count together; no name begins like that
 
 

@@ -14,7 +14,7 @@ class FigureSource(Protocol):
 
         Args:
             functions: ids; only figures of these functions, each under its own name however many there are. None: every
-                figure, functions beyond `core.metrics.LABELLED_MAX` under one name.
+                figure, functions beyond `core.limits.METRICS_FUNCTIONS_MAX` under one name.
         """
         ...
 
