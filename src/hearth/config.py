@@ -36,6 +36,8 @@ def environment() -> Mapping[str, str]:
 def client_settings(environ: Mapping[str, str]) -> ClientSettings:
     """Read HEARTH_SERVER, HEARTH_TOKEN and HEARTH_NAMESPACE; an empty variable counts as not set.
 
+    Space around them is dropped: a secret that CI was given often ends with a newline.
+
     The folder is ``$XDG_CONFIG_HOME/hearth``, else ``$HOME/.config/hearth``. The XDG Base Directory
     Specification has a relative XDG_CONFIG_HOME ignored.
     """
@@ -43,9 +45,9 @@ def client_settings(environ: Mapping[str, str]) -> ClientSettings:
     if not base.is_absolute():
         base = _home(environ) / ".config"
     return ClientSettings(
-        server=environ.get("HEARTH_SERVER") or None,
-        token=environ.get("HEARTH_TOKEN") or None,
-        namespace=environ.get("HEARTH_NAMESPACE") or None,
+        server=environ.get("HEARTH_SERVER", "").strip() or None,
+        token=environ.get("HEARTH_TOKEN", "").strip() or None,
+        namespace=environ.get("HEARTH_NAMESPACE", "").strip() or None,
         config_dir=base / "hearth",
     )
 

@@ -148,6 +148,17 @@ def test_every_commented_line_of_a_projects_settings_is_valid(
         assert (config.memory, config.env) == (256 << 20, (("GREETING", "Hello"),))
 
 
+def test_a_project_for_a_namespace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["new", "-n", "team/hello"]) == 0
+    assert capsys.readouterr().out.endswith("Deploy it: hearth deploy-function -n team/hello\n")
+    assert read(Path("hello/function.yaml").read_text()).name == "hello"
+    for wrong in ("a/b/c", "/hello", "team/", "T/hello"):
+        assert main(["new", "-n", wrong]) == 2
+
+
 def test_a_folder_that_is_there_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("hello").mkdir()

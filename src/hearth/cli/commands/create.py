@@ -12,7 +12,7 @@ import click
 from hearth.cli.options import Options, common, pass_options
 from hearth.cli.output import emit, say
 from hearth.core.errors import Conflict, NotYetSupported
-from hearth.core.names import check_function
+from hearth.core.names import check_function, check_namespace
 
 RUNTIMES = ("go", "python", "node", "container")
 _SUFFIX = ".tmpl"  # so that no tool takes a template for a file of ours
@@ -45,7 +45,8 @@ def create_function(options: Options, name: str, runtime: str) -> None:
     Example:
       hearth create-function -n hello -r python
     """
-    folder = Path(check_function(name))
+    reference, name = name, split_name(name)
+    folder = Path(name)
     if runtime == "container":
         raise NotYetSupported("containers are not yet supported", hint="use -r go, -r python or -r node")
     files = write_project(folder, name, runtime)
@@ -55,7 +56,15 @@ def create_function(options: Options, name: str, runtime: str) -> None:
     say(f"Made ./{folder} ({runtime}):")
     for file in files:
         say(f"  {file}")
-    say(f"Deploy it: hearth deploy-function -n {name}")
+    say(f"Deploy it: hearth deploy-function -n {reference}")
+
+
+def split_name(reference: str) -> str:
+    """The function's name in ``NAME`` or ``NS/NAME``: a project says nothing of its namespace. Raises InvalidName."""
+    namespace, slash, name = reference.rpartition("/")
+    if slash:
+        check_namespace(namespace)
+    return check_function(name)
 
 
 def write_project(folder: Path, name: str, runtime: str) -> list[str]:
