@@ -41,6 +41,7 @@ class Functions:
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.streams = 0
         self.logs: list[models.LogItem] = []
+        self.followed = 0  # how often somebody began to
         self.router = APIRouter()
         route = self.router.add_api_route
         base = "/api/v1/functions"
@@ -172,15 +173,24 @@ class Functions:
         invocation: str | None = None,
         version: int | None = None,
         source: str | None = None,
+        limit: int = 1000,
         follow: bool = False,
+        after: int = 0,
     ) -> StreamingResponse:
         self._get(ns, name)
+        self.followed += follow
 
         async def lines() -> AsyncIterator[str]:
-            for item in self.logs:
+            for item in self.logs[after:][-limit:]:
                 kept = item.at >= since_ms and (version is None or item.version == version)
                 if kept and source in (None, item.source) and invocation in (None, item.invocation):
                     yield item.model_dump_json() + "\n"
+            if follow and self.followed == 2:
+                raise RuntimeError("this control is killed with its lines said and no cursor")
+            if follow:
+                yield models.LogMark(cursor=str(len(self.logs))).model_dump_json() + "\n"
+            if self.followed == 1:
+                return  # it stops in good order
             while follow:
                 await asyncio.sleep(0.05)
 

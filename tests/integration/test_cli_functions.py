@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -286,19 +287,26 @@ def test_logs(hearth: Program, platform: Platform) -> None:
     assert hearth("logs", "web", "--source", "build").stdout.endswith("| building\n")
     assert hearth("logs", "web", "--version", "2").stdout.endswith("| later\n")
     assert hearth("logs", "web", "--since", "10m").stdout.count("\n") == 1
-    assert hearth("logs", "web", "--invocation", "inv_1").stdout == ""
+    nothing = hearth("logs", "web", "--invocation", "inv_1", "--since", "1h")
+    assert nothing.stdout == "" and "no log lines of invocation inv_1 since 1h" in nothing.stderr
+    assert "--limit N shows more" not in hearth("logs", "web", "--limit", "1").stderr
     assert [json.loads(text)["version"] for text in hearth("logs", "web", "--json").stdout.splitlines()] == [
         1,
         1,
         2,
     ]
-    assert "is not a duration" in hearth("logs", "web", "--since", "soon", code=2).stderr
+    for wrong in ("soon", "10", "2999-01-01", "2026-13-01"):
+        assert "hint: write how long ago" in hearth("logs", "web", "--since", wrong, code=2).stderr
     process = hearth.start("logs", "web", "-f")
     assert process.stdout is not None
     while "later" not in process.stdout.readline():
         pass
+    while platform.functions.followed < 3:  # it was cut off twice, once with lines that it had no cursor for
+        time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=60) == ("", "") and process.returncode == 130
+    out, err = process.communicate(timeout=60)
+    assert out == "" and process.returncode == 130
+    assert err == "the connection to the server broke; trying again\n"
 
 
 def test_a_reader_that_leaves_is_no_error(hearth: Program, platform: Platform) -> None:

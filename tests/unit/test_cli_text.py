@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hearth.cli import errors
+from hearth.cli.since import since
 from hearth.cli.text import day, moment, safe, safe_lines
-from hearth.core.errors import HearthError, error_classes
+from hearth.core.errors import HearthError, InvalidInput, error_classes
 
 
 @pytest.mark.parametrize(
@@ -62,3 +63,31 @@ def test_a_class_that_is_not_in_the_table_is_as_its_ancestor() -> None:
 def test_an_error_is_one_line() -> None:
     assert errors.error_line("it\nbroke\x1b[1m.", "mend\n it.") == "error: it broke\\x1b[1m. hint: mend it"
     assert errors.error_line("it broke", None) == "error: it broke"
+
+
+NOW = 1_795_483_200.0  # 2026-11-24T01:20:00Z
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("10m", NOW - 600),
+        (" 1h30m ", NOW - 5400),
+        ("0s", NOW),
+        ("9999999d", 0),
+        ("2026-11-24T01:18:24Z", NOW - 96),
+        ("2026-11-24T02:18:24.5+01:00", NOW - 95.5),
+        ("2026-11-24T01:18Z", NOW - 120),
+    ],
+)
+def test_since(text: str, at: float) -> None:
+    assert since(text, NOW) == int(at * 1000)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "10", "m", "-5m", "1y", "2026-13-01", "2026-11-24T25:00", "2026-11-25T00:00Z", "0000-01-01"]
+)
+def test_what_is_no_time(text: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        since(text, NOW)
+    assert "--since" in caught.value.message and "10m" in str(caught.value.hint)

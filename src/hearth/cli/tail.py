@@ -33,12 +33,12 @@ def follow_log(client: Client, namespace: str, name: str, asked: LogsAsked) -> I
                 yield from lines
         except ProtocolViolation:
             raise
-        except (PlatformError, Overloaded) as error:
+        except (PlatformError, Overloaded):
             now = time.monotonic()
             if cursor is None or (lost_at and now - lost_at > _PATIENCE):
                 raise
             if not lost_at:
                 lost_at = now
-                note(f"{error.message}; trying again")
+                note("the connection to the server broke; trying again")
         time.sleep(pause)
         pause = min(_PAUSE_MAX, pause * 2)
