@@ -149,6 +149,16 @@ async def test_a_change_tells_the_functions_that_it_reaches_and_no_value(at: Set
     one, _ = await live(at, user, ["KEY_A"], "one")
     two, _ = await live(at, user, ["KEY_A", "B"], "two")
     await live(at, user, ["KEYXA"], "three")  # `_` is no wildcard
+    _, version = await at.store.add_version(  # it says KEY_A, but not as a secret
+        namespace_id=user.namespace_id,
+        function_id=at.ids.new("function"),
+        version_id=at.ids.new("version"),
+        name="four",
+        config=FunctionConfig("four", "python", env=(("KEY_A", "KEY_A"),)),
+        source="s" * 64,
+        user_id=user.id,
+    )
+    await at.publish(version)
     seen = await at.store.last_event()
     at.topics.clear()
     await put(at, user, "KEY_A", b"n3w-value")
