@@ -26,7 +26,7 @@ _COLUMNS = (
     "p95",
     "p99",
     "cold",
-    "up",
+    "instances",
     "queue",
 )
 
