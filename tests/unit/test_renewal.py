@@ -113,8 +113,11 @@ async def test_while_new_ones_do_not_load_the_old_ones_serve() -> None:
 async def test_one_that_is_changed_again_while_it_starts_is_replaced_too() -> None:
     kit = make_kit(opener=VAULT)
     await kit.up(having(b"one"))
+    kit.driver.gate = asyncio.Event()
     kit.pool.serve_only([having(b"two")])
+    await kit.settle()
     kit.pool.serve_only([having(b"three")])
+    kit.driver.gate.set()
     for _ in range(200):
         await asyncio.sleep(0)
         assert values(kit)  # there is always one that serves
