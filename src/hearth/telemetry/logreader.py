@@ -11,8 +11,9 @@ from typing import TypeVar
 from hearth.core.errors import PlatformError
 from hearth.ports.logs import ALL, LogBatch, LogFilter
 from hearth.telemetry.inotify import Folders
+from hearth.telemetry.places import newest, parse_cursor
 from hearth.telemetry.segments import folder
-from hearth.telemetry.tail import Tail, newest, parse_cursor
+from hearth.telemetry.tail import Tail
 
 SETTLE = (
     200  # milliseconds that a followed line waits for older ones of other processes; a few batches of theirs
@@ -55,12 +56,13 @@ class LogReader:
     ) -> AsyncIterator[LogBatch]:
         """See the port."""
         directory = folder(self._root, function_id)
-        starts = None if after is None else parse_cursor(after)
+        given = None if after is None else parse_cursor(after)
         await _in_thread(lambda: directory.mkdir(mode=0o700, parents=True, exist_ok=True))
         with self._folders.watch(directory) as watch:  # before the first look, so that nothing falls between
-            if starts is None:
+            starts = given or {}
+            if given is None:
                 starts, _ = await _in_thread(lambda: newest(directory, wanted, limit))
-            tail = Tail(directory, wanted, dict(starts))
+            tail = Tail(directory, wanted, starts)
             first = True
             while True:
                 look = await _in_thread(lambda: tail.look(self._now_ms(), SETTLE))
