@@ -16,6 +16,7 @@ from typing import Protocol
 from hearth.app.build_figures import BuildFigures
 from hearth.app.feed import BuildFeed
 from hearth.app.story import Story
+from hearth.app.trouble import Trouble
 from hearth.core import limits
 from hearth.core.artifact import build_key
 from hearth.core.disk import nearly_full
@@ -86,6 +87,7 @@ class BuildWorkers:
     def __init__(self, workshop: Workshop, bus: Bus, count: int) -> None:
         self._shop = workshop
         self._count = count
+        self._trouble = Trouble(_log, "no build can be claimed")
         self._wake = asyncio.Event()
         self._keys: dict[str, asyncio.Lock] = {}
         self._users: dict[str, int] = {}
@@ -111,8 +113,9 @@ class BuildWorkers:
             self._wake.clear()
             try:
                 job = await self._shop.store.claim_build(self._shop.owner, LEASE)
+                self._trouble.over()
             except StoreUnavailable as error:
-                _log.warning("no build can be claimed: %s", error.message)
+                self._trouble.met(error.message)
                 job = None
             if job is None:
                 await self._rest()
@@ -187,6 +190,9 @@ class BuildWorkers:
             _log.warning("version %s: its lease was lost; what was made is dropped", version.id)
         except (StoreUnavailable, TimeoutError) as error:
             _log.warning("version %s can't be settled, its lease will lapse: %s", version.id, error)
+            self._shop.feed.line(
+                version.id, f"what became of this can't be stored, it will be done again: {error}"
+            )
 
     async def _retried(self, job: VersionJob) -> tuple[str, str]:
         for pause in RETRIES:

@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 
+from hearth.app.trouble import Trouble
 from hearth.core.errors import FunctionError, HearthError
 from hearth.core.invocation import Outcome, Sampler
 from hearth.core.metrics import BOUNDS, Histogram
@@ -53,6 +54,7 @@ class Recorder:
         self._store = store
         self._clock = clock
         self._functions: dict[str, tuple[Figures, Sampler]] = {}
+        self._trouble = Trouble(_log, "records of invocations wait for the store")
         self._rows: list[InvocationRow] = []
         self.dropped = 0
         self.refused: dict[str, int] = {}  # by error code: requests that came to no function
@@ -154,9 +156,10 @@ class Recorder:
             try:
                 await self._store.save_invocations(batch)
             except HearthError as error:
-                _log.warning("%d invocations wait for the store: %s", len(batch), error.message)
+                self._trouble.met(error.message)
                 self._rows = (batch + self._rows)[:HELD_MAX]
                 return
+            self._trouble.over()
         if self.dropped:
             _log.warning("%d invocations were not kept: the store did not take them in time", self.dropped)
             self.dropped = 0

@@ -13,6 +13,7 @@ from typing import Any
 from hearth.app.launcher import PartsGone
 from hearth.app.pool import Launches, Pool
 from hearth.app.story import Story
+from hearth.app.trouble import Trouble
 from hearth.core.errors import (
     FunctionError,
     HearthError,
@@ -71,13 +72,15 @@ class Prover:
 
     async def run(self) -> None:
         """Prove until cancelled; a claim that is cut short is given back."""
+        trouble = Trouble(_log, "no version can be claimed to be tried")
         while True:
             self._wake.clear()
             try:
                 while await self.step():
                     pass
+                trouble.over()
             except StoreUnavailable as error:
-                _log.warning("no work can be claimed: %s", error.message)
+                trouble.met(error.message)
             timer = asyncio.create_task(self._clock.sleep(EVERY))
             waker = asyncio.create_task(self._wake.wait())
             try:

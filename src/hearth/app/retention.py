@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
+from hearth.app.trouble import Trouble
 from hearth.core import limits
 from hearth.core.errors import HearthError, StoreUnavailable
 from hearth.core.records import VersionRow
@@ -41,6 +42,7 @@ class Retention:
         self._owner = owner
         self._wake = asyncio.Event()
         self._low = False
+        self._trouble = Trouble(_log, "nothing can be cleared away")
         bus.subscribe("routes", self._wake.set)
 
     async def run(self) -> None:
@@ -57,8 +59,10 @@ class Retention:
                     files = now + FILES_EVERY
                     await self.files()
             except (HearthError, OSError) as error:
-                _log.warning("nothing could be cleared away: %s", error)
+                self._trouble.met(str(error))
                 records = files = now + EVERY
+            else:
+                self._trouble.over()
             self._say_when_low()
             await self._clock.sleep(PAUSE)
             await self._rest(min(records, files) - self._clock.monotonic())

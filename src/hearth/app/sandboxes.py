@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import logging
 
+from hearth.app.trouble import Trouble
 from hearth.core.errors import HearthError
 from hearth.core.records import SandboxRow
 from hearth.ports.clock import Clock
@@ -28,6 +29,7 @@ class SandboxRows:
     def __init__(self, store: ProcessStore, clock: Clock) -> None:
         self._store = store
         self._clock = clock
+        self._trouble = Trouble(_log, "rows of sandboxes wait for the store")
         self._rows: dict[str, SandboxRow] = {}
         self._live: dict[str, SandboxRow] = {}
 
@@ -70,8 +72,10 @@ class SandboxRows:
         try:
             await self._store.save_sandboxes(list(rows.values()))
         except HearthError as error:
-            _log.warning("rows of %d sandboxes wait for the store: %s", len(rows), error.message)
+            self._trouble.met(error.message)
             self._rows = {**rows, **self._rows}
+        else:
+            self._trouble.over()
 
     async def run(self) -> None:
         """Flush again and again until cancelled, and once more then."""

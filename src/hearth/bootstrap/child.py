@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hearth.app.trouble import Trouble
 from hearth.config import settings_from_json
 from hearth.core.errors import HearthError, StartupFailed, error_to_data
 from hearth.core.ids import new_id
@@ -244,9 +245,12 @@ HEARTBEAT = 5.0  # seconds
 
 async def heartbeat(store: ProcessStore, owner: str) -> None:
     """Say again and again that this process lives, until cancelled; a store that is down is no reason to end."""
+    trouble = Trouble(logging.getLogger(__name__), "no heartbeat can be written")
     while True:
         try:
             await store.heartbeat(owner)
         except HearthError as error:
-            logging.getLogger(__name__).warning("no heartbeat could be written: %s", error.message)
+            trouble.met(error.message)
+        else:
+            trouble.over()
         await asyncio.sleep(HEARTBEAT)
