@@ -76,8 +76,8 @@ def test_set_from_a_file(hearth: Program, platform: Platform) -> None:
     assert "nowhere: No such file" in hearth("secrets", "set", "A", "--from-file", "nowhere", code=1).stderr
 
 
-def test_set_by_prompt(hearth: Program, platform: Platform) -> None:
-    """On a real terminal: what is typed is not shown."""
+def typed(hearth: Program, text: str) -> tuple[int, bytes]:
+    """`secrets set TOKEN` on a real terminal: its exit code, and what the terminal has shown."""
     leader, follower = pty.openpty()
     try:
         program = subprocess.Popen(
@@ -85,15 +85,25 @@ def test_set_by_prompt(hearth: Program, platform: Platform) -> None:
             cwd=hearth.folder, env=hearth.env, stdin=follower, stdout=follower, stderr=follower, start_new_session=True,
         )  # fmt: skip
         seen = b""
-        while b"TOKEN:" not in seen:
+        while b"TOKEN (one line):" not in seen:
             seen += os.read(leader, 1000)
-        os.write(leader, VALUE.encode() + b"\n")
-        while b"Set TOKEN of" not in seen:
+        os.write(leader, text.encode())
+        code = program.wait(30)
+        os.write(follower, b"\nend")  # what it has written comes before
+        while not seen.endswith(b"\nend"):
             seen += os.read(leader, 1000)
-        assert program.wait(30) == 0 and VALUE.encode() not in seen
     finally:
         os.close(leader)
         os.close(follower)
+    return code, seen
+
+
+def test_set_by_prompt(hearth: Program, platform: Platform) -> None:
+    code, shown = typed(hearth, f"{VALUE}\n")
+    assert code == 0 and b"Set TOKEN of" in shown and VALUE.encode() not in shown
+    assert value(platform, hearth, "TOKEN") == VALUE.encode()
+    code, shown = typed(hearth, f"-----BEGIN PRIVATE KEY-----\n{VALUE}\n-----END PRIVATE KEY-----\n")
+    assert code == 2 and b"--from-file FILE" in shown and VALUE.encode() not in shown
     assert value(platform, hearth, "TOKEN") == VALUE.encode()
 
 

@@ -154,7 +154,14 @@ def _value(name: str, file: str | None) -> bytes:
         with open(file, "rb") as stream:
             value = stream.read(SECRET_MAX + 1)
     elif file is None and sys.stdin.isatty():
-        value = str(click.prompt(name, hide_input=True, err=True)).encode("utf-8", "surrogateescape")
+        value = str(click.prompt(f"{name} (one line)", hide_input=True, err=True)).encode(
+            "utf-8", "surrogateescape"
+        )
+        if value.startswith(b"-----BEGIN "):  # pasted: the terminal gives its first line alone
+            raise InvalidInput(
+                "a key of several lines can't be typed in",
+                hint=f"give its file: hearth secrets set {name} --from-file FILE",
+            )
     else:
         value = sys.stdin.buffer.read(SECRET_MAX + 3)
         if file is None and value.endswith(b"\n"):  # what `echo` adds is hardly ever meant
