@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from hearth.blobs.digest import tree_digest
 from hearth.blobs.local import LocalBlobs
-from hearth.core.errors import InvalidSource
+from hearth.core.errors import InvalidSource, NoCapacity
 from hearth.ports.blobs import Blobs
 
 
@@ -115,3 +120,87 @@ async def test_collect_unfinished(blobs: LocalBlobs, tmp_path: Path) -> None:
     assert await blobs.collect("tmp", set(), 60) == {"loose", old.name}
     assert not old.exists()
     assert young.exists()
+
+
+async def test_what_a_process_that_has_died_left_goes_at_any_age(tmp_path: Path) -> None:
+    script = """
+import os, sys
+from pathlib import Path
+from hearth.blobs.local import LocalBlobs
+print(LocalBlobs(Path(sys.argv[1])).staging(), flush=True)
+sys.stdin.read()
+"""
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, tmp_path], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None and child.stdin is not None
+    blobs = LocalBlobs(tmp_path)
+    try:
+        theirs, mine = Path(child.stdout.readline().strip()), blobs.staging()
+        (tmp_path / "tmp" / "gone-half").mkdir()  # a removal that was cut short
+        assert await blobs.collect("tmp", set(), 60) == {"gone-half"}
+        assert theirs.is_dir()
+        child.kill()
+        child.wait()
+        assert await blobs.collect("tmp", set(), 60) == {theirs.name}
+        assert mine.is_dir()
+        blobs.close()
+        assert await LocalBlobs(tmp_path).collect("tmp", set(), 60) == {mine.name}
+        assert list((tmp_path / "tmp").iterdir()) == []
+    finally:
+        child.kill()
+        child.wait()
+        for pipe in (child.stdout, child.stdin):
+            pipe.close()
+
+
+async def test_what_is_touched_while_the_collector_works_is_never_gone(blobs: LocalBlobs) -> None:
+    """Whoever was told that a blob is there finds it whole; who was told that it isn't makes it anew."""
+    digest = await blobs.adopt("artifact", fill(blobs.staging()))
+    collecting = True
+
+    async def collect() -> int:
+        count = 0
+        while collecting:
+            count += len(await blobs.collect("artifact", set(), 60))
+        return count
+
+    def use() -> int:
+        missing = 0
+        for _ in range(300):
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(blobs.path("artifact", digest), (1, 1))
+            if blobs.touch("artifact", digest):
+                assert (blobs.path("artifact", digest) / "a" / "f").read_text() == "x"
+            else:
+                missing += 1
+                staged = fill(blobs.staging())
+                assert asyncio.run(blobs.adopt("artifact", staged)) == digest
+                assert (blobs.path("artifact", digest) / "a" / "f").read_text() == "x"
+        return missing
+
+    collector = asyncio.create_task(collect())
+    missing = await asyncio.to_thread(use)
+    collecting = False
+    assert await collector == missing > 0
+
+
+async def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blobs = LocalBlobs(tmp_path)
+    staged = fill(blobs.staging())
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(NoCapacity, match="the server's disk is full"):
+        await blobs.adopt("source", staged)
+    monkeypatch.setattr("tempfile.mkdtemp", full)
+    with pytest.raises(NoCapacity):
+        blobs.staging()
+
+
+async def test_size(blobs: LocalBlobs) -> None:
+    digest = await blobs.adopt("artifact", fill(blobs.staging(), "12345"))
+    assert await blobs.size("artifact", digest) == 5 + len("a/f")  # a link counts with its target
+    assert await blobs.size("artifact", "0" * 64) == 0

@@ -85,11 +85,12 @@ class Retention:
                 v.id.in_(version_ids),
                 v.number.in_(_expendable(tx.connection, function_id, kept)),
             )
-            rows = tx.connection.execute(select(v.id, v.number, v.namespace_id).where(going)).all()
+            found = select(v.id, v.number, v.namespace_id).where(going).order_by(v.number)
+            rows = tx.connection.execute(found).all()
             tx.connection.execute(delete(t.versions).where(v.id.in_([row.id for row in rows])))
             for row in rows:
                 emit(tx, "route", function_id, row.namespace_id, version=row.number, did="removed")
-            return sorted(row.number for row in rows)
+            return [row.number for row in rows]
 
         return await self._db.write(write)
 
