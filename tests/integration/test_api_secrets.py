@@ -171,6 +171,11 @@ async def test_who_may(api: Running, jo: dict[str, str]) -> None:
         return codes[0], codes[1], codes[2]
 
     caller = await key(api, jo, actions=["invoke"])
+    for asked, verb in (
+        (await api.client.get(OF_NS, headers=caller), "list"),
+        (await put(api, caller, f"{OF_NS}/A"), "set"),
+    ):
+        assert f"you may not {verb} secrets of namespace jo-fn" in asked.text
     assert await may(caller, OF_NS) == await may(caller, OF_FN) == (403, 403, 403)
     deployer = await key(api, jo, actions=["deploy"])
     assert await may(deployer, OF_NS) == await may(deployer, OF_FN) == (200, 200, 200)

@@ -133,6 +133,7 @@ def test_what_is_refused(hearth: Program) -> None:
 def test_list_and_delete(hearth: Program, platform: Platform) -> None:
     namespace = json.loads(hearth("whoami", "--json").stdout)["current_namespace"]
     assert hearth("secrets", "list", "--json").stdout.strip() == "[]"
+    assert hearth("secrets", "list").stdout.startswith(f"There is no secret of {namespace} yet.")
     hearth("secrets", "set", "B", stdin=VALUE)
     hearth("secrets", "set", "A", "--from-file", "-", stdin="\0")
     said = hearth("secrets", "set", "B", "--function", "pay", stdin=VALUE)

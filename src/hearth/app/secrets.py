@@ -47,7 +47,7 @@ class Secrets:
         Raises:
             NotFound, Forbidden: he may not deploy there. InvalidName, InvalidInput (empty), TooLarge.
         """
-        owner = await self._owner(principal, Action.DEPLOY, namespace, function)
+        owner = await self._owner(principal, Action.DEPLOY, namespace, function, "set secrets of")
         check_secret(name)
         if not value:
             raise InvalidInput("a secret can't be empty", hint="to take it away: hearth secrets delete")
@@ -73,7 +73,7 @@ class Secrets:
 
         Raises NotFound, Forbidden.
         """
-        owner = await self._owner(principal, Action.READ, namespace, function)
+        owner = await self._owner(principal, Action.READ, namespace, function, "list secrets of")
         if function is not None and owner.function_id is None:
             raise _missing(f"function {namespace}/{function}")
         rows = await self._store.list_secrets(owner.namespace_id, owner.function_id, after, limit + 1)
@@ -87,7 +87,7 @@ class Secrets:
         Raises:
             NotFound, Forbidden. Conflict: there would be such functions, and not `force`.
         """
-        owner = await self._owner(principal, Action.DEPLOY, namespace, function)
+        owner = await self._owner(principal, Action.DEPLOY, namespace, function, "delete secrets of")
         if function is not None and owner.function_id is None:
             raise _missing(f"function {namespace}/{function}")
         check_secret(name)
@@ -96,7 +96,7 @@ class Secrets:
         )
 
     async def _owner(
-        self, principal: Principal, action: Action, namespace: str, function: str | None
+        self, principal: Principal, action: Action, namespace: str, function: str | None, verb: str
     ) -> Owner:
         what = f"namespace {namespace}" if function is None else f"function {namespace}/{function}"
         namespace_id = await self._store.find_namespace(namespace)
@@ -104,7 +104,7 @@ class Secrets:
             raise _missing(what)
         row = None if function is None else await self._store.find_function(namespace, function)
         owner = Owner(namespace_id, None if row is None else row.id)
-        require(principal, action, Resource(namespace_id, owner.function_id), what)
+        require(principal, action, Resource(namespace_id, owner.function_id), what, verb)
         return owner
 
 

@@ -105,6 +105,9 @@ def list_secrets(options: Options, function: str | None) -> None:
     if options.json:
         emit([item.model_dump() for item in found])
         return
+    if not found:
+        say(f"There is no secret of {_whose(namespace, function)} yet. Set one: hearth secrets set NAME")
+        return
     table(
         ("name", "of", "given as", "last set"),
         [
