@@ -95,7 +95,10 @@ class CredentialsFile:
                 hint="name another place with XDG_CONFIG_HOME, or need none: set HEARTH_TOKEN to an API key",
             ) from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # Some network file systems have no locks. The server's rule then stands alone: a refresh token that two
+            # use at once works for both.
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
             os.close(descriptor)  # closing releases the lock
