@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 TIMEOUT = 30.0  # seconds: a call that takes longer hangs
+SLOW = 0.3  # seconds: a call that takes longer waited for something to come back
+STEADY = 20  # good calls in a row after which trouble is over
 
 
 @dataclass
@@ -31,7 +33,8 @@ class Load:
     connections: int = 0
     failures: list[str] = field(default_factory=list)
     bodies: Counter[tuple[str, bytes]] = field(default_factory=Counter)
-    last_good: dict[str, float] = field(default_factory=dict)
+    _trouble: dict[str, float] = field(default_factory=dict)  # when a call last failed or was slow
+    _since: Counter[str] = field(default_factory=Counter)  # good and quick calls since
 
     def __post_init__(self) -> None:
         self._stop = threading.Event()
@@ -56,6 +59,26 @@ class Load:
         """How often each body came from a path."""
         with self._lock:
             return Counter({body: count for (of, body), count in self.bodies.items() if of == path})
+
+    def mark(self) -> float:
+        """Begin to look for trouble anew; returns now."""
+        with self._lock:
+            self._trouble.clear()
+            self._since.clear()
+            return time.monotonic()
+
+    def trouble(self, path: str) -> float | None:
+        """When, since `mark`, a call of a path last failed or was slow (0 for never); None while it may go on."""
+        with self._lock:
+            return self._trouble.get(path, 0.0) if self._since[path] >= STEADY else None
+
+    def _note(self, path: str, began: float) -> None:
+        now = time.monotonic()
+        if now - began > SLOW:
+            self._trouble[path] = now
+            self._since[path] = 0
+        else:
+            self._since[path] += 1
 
     def _run(self, path: str) -> None:
         connection = self._connect()
@@ -82,7 +105,7 @@ class Load:
                 with self._lock:
                     self.good += 1
                     self.bodies[path, body] += 1
-                    self.last_good[path] = time.monotonic()
+                    self._note(path, began)
             if answer.will_close:
                 connection.close()
                 connection, used = self._connect(), 0
@@ -99,3 +122,5 @@ class Load:
     def _failed(self, what: str) -> None:
         with self._lock:
             self.failures.append(f"{time.strftime('%H:%M:%S')} {what}")
+            self._trouble[what.partition(": ")[0]] = time.monotonic()
+            self._since[what.partition(": ")[0]] = 0
