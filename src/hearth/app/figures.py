@@ -147,7 +147,9 @@ class ShardFigures:
                 yield from _samples(name, figures.get(function_id), now.get(function_id), sources)
             return
         yield from self._platform(sources)
+        yield None
         self._choose(figures, now)
+        yield None
         yield from self._sum(figures, now, sources)
         for function_id, name in list(self._own.items()):
             yield from _samples(name, figures.get(function_id), now.get(function_id), sources)
