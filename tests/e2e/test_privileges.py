@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sqlite3
 import subprocess
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -147,13 +149,13 @@ def test_what_a_shard_that_was_taken_over_can_do(platform: Platform) -> None:
 
 ASKING = """
 import json, socket, sys
-path, op = sys.argv[1:]
+path, op, owner = sys.argv[1:]
 s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 s.settimeout(20)
 try: s.connect(path)
 except OSError as e: sys.exit(type(e).__name__)
 said = []
-for n, message in enumerate([{"op": "hello", "version": 2, "owner": "own_x", "role": "control"}, {"op": op, "owner": None}]):
+for n, message in enumerate([{"op": "hello", "version": 2, "owner": owner, "role": "control"}, {"op": op, "owner": None}]):
     s.sendall(json.dumps({"n": n, **message}).encode())
     answer = json.loads(s.recv(1 << 17) or "{}")
     said.append(answer.get("error", {}).get("code", "ok") if answer else "closed")
@@ -177,8 +179,17 @@ def test_the_keeper_hears_each_for_what_it_is(
     platform: Platform, kind: str, sock: str, op: str, said: str
 ) -> None:
     path = f"/run/hearth-{platform.instance}/{sock}.sock"
-    asked = as_platform(platform, "/usr/bin/python3", "-c", ASKING, path, op, kind=kind)
+    asked = as_platform(platform, "/usr/bin/python3", "-c", ASKING, path, op, "own_x", kind=kind)
     assert asked.stderr.decode().strip() == said
+
+
+def test_nobody_speaks_to_the_keeper_in_anothers_name(platform: Platform) -> None:
+    """What control has started, a build say, is no shard's to stop."""
+    with closing(sqlite3.connect(platform.data / "hearth.db")) as database:
+        ((owner,),) = database.execute("SELECT id FROM owners WHERE kind = 'control' AND ended_ms IS NULL")
+    path = f"/run/hearth-{platform.instance}/keeper.sock"
+    asked = as_platform(platform, "/usr/bin/python3", "-c", ASKING, path, "list_owned", owner)
+    assert asked.stderr.decode().strip() == "forbidden protocol_violation"
 
 
 def test_a_resolver_that_was_taken_over_is_nobody(platform: Platform) -> None:

@@ -97,12 +97,16 @@ class KeeperServer:
             sock, _ = listener.accept()
         except OSError:
             return
-        _, peer, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        pid, peer, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         if peer not in (uid, 0):
             log.warning("refused a client of uid %d", peer)
             sock.close()
             return
-        self._clients.add(_Client(self, sock, role, self._clients.discard))
+        self._clients.add(_Client(self, sock, role, pid, self._clients.discard))
+
+    def is_another(self, owner: str, pid: int) -> bool:
+        """Whether an owner's name is taken by another process, which still has something here."""
+        return any(client.owner == owner and client.pid != pid for client in self._clients)
 
     async def close(self) -> None:
         """Stop listening, drop every client and stop all that they owned; returns when it is gone."""
@@ -120,13 +124,19 @@ class _Client:
     """One connection: its role, its owner's name, its sandboxes, its requests in work."""
 
     def __init__(
-        self, server: KeeperServer, sock: socket.socket, role: Role, forget: Callable[[_Client], None]
+        self,
+        server: KeeperServer,
+        sock: socket.socket,
+        role: Role,
+        pid: int,
+        forget: Callable[[_Client], None],
     ) -> None:
+        self.pid = pid
+        self.owner: str | None = None
         self._server = server
         self._driver = server.driver
         self._role = role
         self._forget = forget
-        self._owner: str | None = None
         self._handles: dict[Handle, str] = {}  # handle → sandbox id
         self._abandoned: set[str] = set()
         self._news: LookUps | None = None
@@ -181,7 +191,7 @@ class _Client:
         op = message["op"]
         if op == "hello":
             return self._hello(message)
-        if self._owner is None:
+        if self.owner is None:
             raise ProtocolViolation("the first request must be hello")
         if op not in self._ops:
             raise ProtocolViolation(f"unknown request {str(op)[:32]!r}")
@@ -193,9 +203,13 @@ class _Client:
     def _hello(self, message: dict[str, Any]) -> Answer:
         if message["version"] != protocol.VERSION:
             raise ProtocolViolation("a client of another version; restart the platform as a whole")
-        if self._owner is not None:
+        if self.owner is not None:
             raise ProtocolViolation("hello was said before")
-        self._owner = str(message["owner"])
+        owner = str(message["owner"])
+        if self._server.is_another(owner, self.pid):
+            log.warning("refused process %d as %s, who is another process", self.pid, owner[:40])
+            raise Forbidden("this owner is another process")
+        self.owner = owner
         return {"driver": self._driver.name}, []
 
     def _mine(self, message: dict[str, Any]) -> Handle:
@@ -213,7 +227,7 @@ class _Client:
 
     async def _start(self, message: dict[str, Any]) -> Answer:
         spec = protocol.spec_from_data(message["spec"])
-        if spec.owner != self._owner:
+        if spec.owner != self.owner:
             raise Forbidden("a sandbox for another owner")
         handle = await self._driver.start(spec, time.monotonic() + float(message["left"]))
         if self.channel.closed or spec.id in self._abandoned:
@@ -239,7 +253,7 @@ class _Client:
 
     async def _stop(self, message: dict[str, Any]) -> Answer:
         handle = Handle(message["handle"])
-        if handle not in self._handles and handle not in await self._driver.list_owned(self._owner):
+        if handle not in self._handles and handle not in await self._driver.list_owned(self.owner):
             return {"code": None, "reason": "gone"}, []
         result = await self._driver.stop(handle, min(60.0, max(0.0, float(message["grace"]))))
         self._handles.pop(handle, None)
