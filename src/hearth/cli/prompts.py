@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from hearth.core import limits
 from hearth.core.errors import InvalidInput
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -35,6 +36,8 @@ def read_password(given: str | None, from_stdin: bool, *, new: bool, label: str 
     if from_stdin:
         return line_of_stdin()
     need_terminal("there is no password", "add --password-stdin and pipe it in")
+    if new:
+        label = f"{label} ({limits.PASSWORD_MIN} characters or more)"
     answer: str = click.prompt(label, hide_input=True, confirmation_prompt=new, err=True)
     return answer
 
