@@ -174,7 +174,7 @@ async def test_keys_reach_as_far_as_their_scope(plat: Platform, jo: dict[str, st
         (archive(function__yaml="name: hello\nruntime: node\nsecrets: [A]\n"), "application/gzip", 400, "invalid_manifest"),
         (b"\x1f\x8b" + b"x" * limits.SOURCE_PACKED_MAX, "application/gzip", 413, "too_large"),
     ],
-    ids=["empty", "garbage", "form", "kind", "name", "key", "later", "large"],
+    ids=["empty", "garbage", "form", "kind", "name", "key", "later", "secret", "large"],
 )  # fmt: skip
 async def test_what_is_refused_leaves_nothing(
     plat: Platform, jo: dict[str, str], data: bytes, kind: str, status: int, code: str
