@@ -108,6 +108,10 @@ class Program:
         assert status == code, f"{arguments}: {status}\n{done.stdout}\n{done.stderr}"
         return done
 
+    def ended(self, *arguments: str, stdin: str = "", **env: str) -> tuple[int, Done]:
+        """Run a command; returns its exit code and what it said."""
+        return self._run(arguments, stdin, "hearth", env)
+
     def until(self, code: int, *arguments: str, **env: str) -> None:
         """Run a command until it has that exit code: for what a hint has to reach first."""
         for _ in range(200):
