@@ -9,8 +9,9 @@ import pytest
 import pytest_asyncio
 
 from hearth.app.build_figures import BuildFigures
-from hearth.app.figures import CountedLaunches, ShardFigures, StartFigures
+from hearth.app.figures import ShardFigures
 from hearth.app.invoke import Recorder
+from hearth.app.start_figures import CountedLaunches, StartFigures
 from hearth.app.stats import merge
 from hearth.core.errors import FunctionLoadFailed, HearthError, NoCapacity
 from hearth.core.invocation import Outcome

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from typing import Any
 
-from hearth.app.figures import CountedLaunches, ShardFigures, StartFigures
+from hearth.app.figures import ShardFigures
 from hearth.app.instances import Instance
 from hearth.app.invoke import Recorder
 from hearth.app.launcher import Launcher
@@ -23,6 +23,7 @@ from hearth.app.sandboxes import SandboxRows
 from hearth.app.scaler import Scaler
 from hearth.app.slot import Workshop
 from hearth.app.slots import Room, Slots
+from hearth.app.start_figures import CountedLaunches, StartFigures
 from hearth.bootstrap import child
 from hearth.bootstrap.child import Context, RandomIds, SystemClock
 from hearth.bootstrap.parts import log_bounds, runtimes
