@@ -58,6 +58,7 @@ def test_redeploys_under_load(own_platform: Platform) -> None:
 
 @pytest.mark.parametrize("how", ["SIGHUP to the supervisor", "SIGTERM to the shard"])
 def test_planned_restarts_under_load(own_platform: Platform, how: str) -> None:
+    own_platform.flags = ("--max-instances", "8")  # too few for two shards at once
     platform = own_platform.start()
     platform.register()
     for name in NAMES:
@@ -67,7 +68,7 @@ def test_planned_restarts_under_load(own_platform: Platform, how: str) -> None:
         Load(platform.url, (*PATHS, "/api/v1/server"), clients=2) as load,
         Load(platform.url, PATHS, clients=1, pause=0.9) as seldom,
     ):
-        for _ in range(3):
+        for _ in range(2):
             before = {kind: platform.pids(kind) for kind in ("shard", "control", "resolver", "keeper")}
             if how.startswith("SIGHUP"):
                 done = platform.log().count("replaced\n")

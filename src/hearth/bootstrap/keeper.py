@@ -16,6 +16,7 @@ from hearth.bootstrap import child
 from hearth.bootstrap.child import Context
 from hearth.core.errors import StartupFailed
 from hearth.core.launch import Probe
+from hearth.core.settings import Settings
 from hearth.drivers.bubblewrap import BubblewrapDriver
 from hearth.drivers.process import ProcessDriver
 from hearth.drivers.safe import safe
@@ -63,7 +64,7 @@ async def _driver(context: Context, networks: Networks | None, stack: AsyncExitS
             run=context.run_dir / "slots",
             folders=folders(settings.data_dir),
             prefixes=tuple(context.extra["prefixes"]),
-            max_sandboxes=settings.max_instances + settings.build_workers,
+            max_sandboxes=_room(settings),
         )
         await process.open()
         stack.push_async_callback(process.close)
@@ -75,7 +76,7 @@ async def _driver(context: Context, networks: Networks | None, stack: AsyncExitS
         folders=folders(settings.data_dir),
         prefixes=tuple(context.extra["prefixes"]),
         networks=networks,
-        max_sandboxes=settings.max_instances + settings.build_workers,
+        max_sandboxes=_room(settings),
     )
     await driver.open()
     stack.push_async_callback(driver.close)
@@ -86,6 +87,11 @@ async def _driver(context: Context, networks: Networks | None, stack: AsyncExitS
             f"functions can't be isolated on this machine: {what}: {why}", hint="run: hearth doctor"
         )
     return driver
+
+
+def _room(settings: Settings) -> int:
+    """How many sandboxes there may be: builds, and what a shard and the successor that takes over from it may have."""
+    return 2 * settings.max_instances + settings.build_workers
 
 
 def _facts(probe: Probe, networks: Networks | None, context: Context) -> dict[str, Any]:

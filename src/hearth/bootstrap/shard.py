@@ -148,9 +148,12 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
             ready({"draining": True})
         tasks[list(works).index("prover")].cancel()  # what it is at is given back, for another to prove
         unused = asyncio.create_task(slots.close())  # nothing new is started from them here
+        routes.on_change = lambda: None
+        leaving = asyncio.create_task(_leave(pool, clock))
         left = await child.unless_hurried(context, door.drain(settings.drain_grace, context.closing))
         if left != 0:
             log.warning("requests did not end within the grace and are cut")
+        leaving.cancel()
         await door.close()
         await unused
         await pool.close()
@@ -161,6 +164,15 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
         for task in done:
             if not task.cancelled() and task.exception() is not None:
                 raise RuntimeError(f"{task.get_name()} failed") from task.exception()
+
+
+LEAVE = 1.0  # seconds that clients which call on and on have to go, before instances that are idle here end
+
+
+async def _leave(pool: Pool, clock: SystemClock) -> None:
+    """Make room for the successor's instances: a drain may last, on a connection that somebody only keeps."""
+    await clock.sleep(LEAVE)
+    pool.serve_only(())
 
 
 async def _until(event: asyncio.Event) -> None:
