@@ -101,8 +101,13 @@ def _drawn(item: LogItem, color: bool) -> Iterator[str]:
         if not color:
             yield f"{head} {origin} | {line}"
             continue
-        hue = _LEVELS.get(item.level) or _ORIGINS.get(origin)  # click leaves colours out of pipes and files
-        yield f"{click.style(head, dim=True)} {click.style(origin, fg=hue)} | {click.style(line, fg=_LEVELS.get(item.level))}"
+        serious = _LEVELS.get(item.level)
+        hue = serious or _ORIGINS.get(origin)  # click leaves colours out of pipes and files
+        yield f"{click.style(head, dim=True)} {_coloured(origin, hue)} | {_coloured(line, serious)}"
+
+
+def _coloured(text: str, hue: str | None) -> str:
+    return text if hue is None else click.style(text, fg=hue)
 
 
 def _nothing(
