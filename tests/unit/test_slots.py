@@ -36,6 +36,25 @@ async def test_wanted_kinds_are_filled_and_refilled(kit: Kit) -> None:
     await kit.slots.discard(slot, 0.0)
 
 
+async def test_who_waits_for_them_goes_on_when_all_are_up_or_failed(kit: Kit) -> None:
+    await kit.slots.filled()
+    kit.driver.gate = asyncio.Event()
+    kit.want()
+    filled = asyncio.create_task(kit.slots.filled())
+    await kit.settle()
+    assert not filled.done()
+    kit.driver.gate.set()
+    await asyncio.wait_for(filled, 5)
+    assert kit.slots.waiting(KIND) == 3
+    kit.driver.script.start.append(SandboxFailed("no"))
+    slot = kit.slots.take(KIND)
+    assert slot is not None
+    await kit.slots.discard(slot, 0.0)
+    kit.want()
+    await asyncio.wait_for(kit.slots.filled(), 5)
+    assert kit.slots.waiting(KIND) == 2
+
+
 async def test_few_are_started_at_once(kit: Kit) -> None:
     kit.driver.gate = asyncio.Event()
     kit.want()

@@ -176,6 +176,11 @@ class Slots:
             told = Ending(f"instance crashed: {how_it_ended(end, version)}", "error")
         self._workshop.story.instance(version, slot.id, told.text, told.level, told.invocation)
 
+    async def filled(self) -> None:
+        """Return once no slot is being made: all that are wanted are up, or could not be."""
+        while self._refilling:
+            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+
     async def close(self) -> None:
         """Remove every waiting slot."""
         self._closing = True

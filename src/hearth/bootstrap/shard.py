@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import random
@@ -140,6 +141,11 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
         await routes.load()
         tasks = [asyncio.create_task(work, name=name) for name, work in works.items()]
         tasks.append(asyncio.create_task(_until(stopping), name="stopping"))
+        if (
+            context.successor
+        ):  # who comes before us serves meanwhile; else waiting would only add to what people wait
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(slots.filled(), WARM)
         gc.freeze()  # what lives as long as the process is not looked at again
         await door.serve(socket.socket(fileno=context.fds.pop("listener")))
         ready({})
@@ -166,6 +172,7 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
                 raise RuntimeError(f"{task.get_name()} failed") from task.exception()
 
 
+WARM = 3.0  # seconds that a successor waits for its slots before it takes requests
 LEAVE = 1.0  # seconds that clients which call on and on have to go, before instances that are idle here end
 
 

@@ -119,9 +119,10 @@ class Supervisor:
 
     # Starting.
 
-    def _start(self, spec: ChildSpec) -> Child:
+    def _start(self, spec: ChildSpec, successor: bool = False) -> Child:
         dead = tuple(self._dead.get(spec.name, ()))
-        child = Child(replace(spec, config={**spec.config, "dead": dead}), self._lifeline)
+        told = {"dead": dead, "successor": successor}
+        child = Child(replace(spec, config={**spec.config, **told}), self._lifeline)
         self._alive.add(child)
         child.ended.add_done_callback(lambda _: self._ended(child))
 
@@ -241,7 +242,7 @@ class Supervisor:
     async def _replace(self, old: Child, spec: ChildSpec) -> bool:
         """Start a successor; once it is ready the old one drains, for as long as it may. Says whether it came to that."""
         try:
-            new = self._start(spec)
+            new = self._start(spec, successor=True)
         except HearthError as error:
             log.error("%s", error.message)
             return False
