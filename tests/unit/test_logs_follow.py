@@ -202,6 +202,23 @@ async def test_lines_of_several_processes_come_in_order(tmp_path: Path) -> None:
     other.close()
 
 
+async def test_a_cursor_is_of_what_was_shown(tmp_path: Path) -> None:
+    """Not of what was read and waits for others."""
+    now = [1_000_000]
+    files = LogFiles(tmp_path, "own_a", pause=0.0, now_ms=lambda: now[0])
+    for at in (1_000_000 - SETTLE, 1_000_000):
+        files.write(FN, line(at))
+    files.close()
+    reader = LogReader(tmp_path, now_ms=lambda: now[0])
+    async with aclosing(reader.follow(FN)) as batches:
+        first = await anext(batches)
+    now[0] += SETTLE
+    async with aclosing(reader.follow(FN, after=first.cursor)) as batches:
+        second = await anext(batches)
+    assert [found.text for found in first.lines] == ["at 999800"]
+    assert [found.text for found in second.lines] == ["at 1000000"]
+
+
 async def test_what_was_removed_before_it_could_be_read_is_said(files: LogFiles, tmp_path: Path) -> None:
     reader = LogReader(tmp_path)
     files.write(FN, line(1))
