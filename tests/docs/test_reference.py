@@ -50,3 +50,13 @@ def links(path: Path) -> list[str]:
 def test_links_lead_somewhere(path: Path) -> None:
     for link in links(path):
         assert (path.parent / link).exists(), f"{path.name}: {link}"
+
+
+KINDS = ("tutorial", "howto", "reference", "explanation", "contributing")
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = ROOT / "docs" / "README.md"
+    listed = {(index.parent / link).resolve() for link in links(index)}
+    pages = {path for kind in KINDS for path in (ROOT / "docs" / kind).glob("*.md")}
+    assert pages - listed == set(), "list it in docs/README.md"
