@@ -140,7 +140,9 @@ class Door:
         self.draining = self._refusing = True
         self._shut()
         for connection in list(self.connections):
-            if connection.handler is not None:
+            if connection.handler is None:
+                connection.cut()
+            else:
                 connection.handler.broken(
                     Draining(
                         "this server stopped before there was an answer",
