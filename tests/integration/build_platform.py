@@ -104,6 +104,7 @@ class Platform:
 
     @contextmanager
     def workers(self, count: int = 2) -> Iterator[asyncio.Task[None]]:
+        self.stopping = asyncio.Event()
         task = asyncio.create_task(BuildWorkers(self.workshop, self.api.bus, count).run(self.stopping))
         try:
             yield task

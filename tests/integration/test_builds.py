@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hearth.app.builds import LEASE, BuildWorkers
-from hearth.app.retention import Retention
+from hearth.app.builds import LEASE
 from hearth.core.errors import KeeperUnavailable
 from hearth.core.launch import Handle, SandboxSpec
 from tests.integration.build_platform import Platform, archive, platform
@@ -169,48 +168,3 @@ async def test_faults_of_ours_fail_the_version_and_spare_the_worker(
     await task
     assert row.failure is not None
     assert "a fault" not in row.failure.message
-
-
-async def test_retention_waits_for_two_rounds(plat: Platform, jo: dict[str, str]) -> None:
-    await plat.deploy(jo, archive())
-    await plat.deploy(jo, archive("other"), "other")
-    with plat.workers() as task:
-        row = await plat.settled(await function_of(plat), 1, "built")
-        other = await plat.api.store.find_function("jo-fn", "other")
-        assert other is not None
-        await plat.settled(other.id, 1, "built")
-    await task
-    retention = Retention(plat.api.store, plat.blobs, plat.api.clock)
-    for kind in ("source", "artifact"):
-        for digest in plat.blobs.listing(kind):
-            os.utime(plat.blobs.path(kind, digest), (1, 1))
-    left = plat.blobs.staging()
-    mine = plat.blobs.staging()
-    os.utime(left, (1, 1))
-    assert await retention.round() == 1  # what a control that was killed had begun
-    assert (left.exists(), mine.exists()) == (False, True)
-    assert plat.blobs.exists("source", row.source)
-    await plat.api.store.delete_function(row.function_id)
-    assert await retention.round() == 0
-    assert plat.blobs.exists("artifact", row.artifact)
-    assert await retention.round() == 2
-    assert not plat.blobs.exists("source", row.source)
-    assert len(plat.blobs.listing("source")) == 1
-
-
-async def test_workers_wake_by_the_timer_when_hints_are_lost(plat: Platform, jo: dict[str, str]) -> None:
-    class Deaf:
-        def publish(self, topic: str) -> None: ...
-
-        def subscribe(self, topic: str, callback: object) -> None: ...
-
-    stopping = asyncio.Event()
-    workers = asyncio.create_task(BuildWorkers(plat.workshop, Deaf(), 1).run(stopping))
-    await asyncio.sleep(0)
-    await plat.deploy(jo, archive())
-    settled = asyncio.create_task(plat.settled(await function_of(plat), 1, "built"))
-    while not settled.done():
-        plat.api.clock.advance(1.0)
-        await asyncio.sleep(0.01)
-    stopping.set()
-    await workers

@@ -40,8 +40,8 @@ class Aliases(Model):
 
 
 class SetShare(Request):
-    version: int
-    weight: int
+    version: int = Field(ge=1, le=2**31)
+    weight: int = Field(ge=-(2**31), le=2**31)  # which ones make sense is said in `core.traffic`
 
 
 class SetAlias(Request):
@@ -49,7 +49,7 @@ class SetAlias(Request):
 
 
 class Rollback(Request):
-    to: int | None = None  # a version's number; none: the one that was live before
+    to: int | None = Field(default=None, ge=1, le=2**31)  # a version's number; none: the one that was live before
 
 
 class RolledBack(Model):
