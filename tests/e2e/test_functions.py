@@ -64,7 +64,7 @@ def test_redeploy_moves_traffic_and_a_failed_one_does_not(platform: Platform) ->
     assert "handler.py" in said and "1" in said
     folder = platform.function("moving", "python", {"handler.py": "import nothing_like_it\n"}, auth="public")
     said = platform.cli("deploy", str(folder), code=1)
-    assert "nothing_like_it" in said and "hint" in said
+    assert "nothing_like_it" in said and "name it in requirements.txt" in said
     assert b"two" in platform.call("/fn/ann/moving").body
 
 

@@ -304,6 +304,27 @@ async def test_init_errors() -> None:
     await peer.closed.wait()
 
 
+MISSING = {
+    "ModuleNotFoundError": ("No module named 'x'", "requirements.txt"),
+    "Error": ("Cannot find package 'x' imported from handler.mjs", "package.json"),
+    "KeyError": ("'x'", "mend the code"),
+}
+
+
+@pytest.mark.parametrize("kind", MISSING)
+async def test_what_to_do_about_a_missing_package(kind: str) -> None:
+    message, hint = MISSING[kind]
+    peer = await connect(ready=False)
+    loading = asyncio.ensure_future(peer.guest.load({}, 2000.0))
+    await peer.until(2)
+    await peer.send(frame(4, 0, json.dumps({"type": kind, "message": message}).encode()))
+    with pytest.raises(FunctionLoadFailed) as raised:
+        await loading
+    assert hint in str(raised.value.hint)
+    peer.sock.close()
+    await peer.closed.wait()
+
+
 async def test_load_that_dies_or_takes_too_long() -> None:
     peer = await connect(ready=False)
     with pytest.raises(FunctionTimeout):

@@ -147,8 +147,9 @@ def _load_failed(told: dict[str, Any]) -> FunctionLoadFailed:
     if details["file"]:
         where = f" ({details['file']}" + (f", line {details['line']})" if details["line"] else ")")
     text = ": ".join(part for part in (details["type"], details["message"]) if part) or "it did not load"
-    return FunctionLoadFailed(
-        text + where,
-        hint="mend the code and deploy again; the traceback is in the function's logs, too",
-        details=details,
-    )
+    hint = "mend the code and deploy again; the traceback is in the function's logs, too"
+    if details["type"] == "ModuleNotFoundError":  # Python's
+        hint = "if it is a package, name it in requirements.txt, and deploy again"
+    elif details["message"].startswith(("Cannot find package ", "Cannot find module ")):  # Node's
+        hint = "if it is a package, add it to package.json with npm install, and deploy again"
+    return FunctionLoadFailed(text + where, hint=hint, details=details)
