@@ -361,3 +361,28 @@ async def test_the_counts_add_up_whatever_happens(kit: Kit) -> None:
             assert not (group.line.waiting and group.free)
     for instance in taken:
         kit.pool.give_back(instance, kit.clock.monotonic())  # type: ignore[arg-type]
+
+
+async def test_a_process_that_leaves_serves_on_and_keeps_nothing_idle(kit: Kit) -> None:
+    wanted = version()
+    waiters = [kit.queue(wanted), kit.queue(wanted)]
+    await kit.settle()
+    taken, other = waiters[0].instance, waiters[1].instance
+    assert taken is not None and other is not None
+    kit.pool.give_back(other, kit.clock.monotonic())
+    kit.pool.leave()
+    await kit.settle()
+    assert kit.pool.instances == [taken]
+    assert other.state is InstanceState.GONE
+    waiter = kit.queue(wanted)
+    kit.pool.give_back(taken, kit.clock.monotonic())
+    assert waiter.instance is taken
+    kit.pool.give_back(taken, kit.clock.monotonic())
+    await kit.settle()
+    assert kit.pool.instances == []
+    late = kit.queue(wanted)  # on a connection that was kept
+    await kit.settle()
+    assert late.instance is not None
+    kit.pool.give_back(late.instance, kit.clock.monotonic())
+    await kit.settle()
+    assert kit.pool.instances == []

@@ -68,6 +68,7 @@ class Pool:
         self._groups: dict[str, Group] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
+        self._leaving = False
         self._renewals = Renewals(self._begin_renewal, self._retire)
         self.on_waiting: Callable[[], None] = lambda: None  # the scaler wants to know that somebody waits
 
@@ -197,6 +198,11 @@ class Pool:
         """Its connection is gone: nobody gets it any more. Idempotent."""
         self._end(instance, None)
 
+    def leave(self) -> None:
+        """This process drains: instances end as they become idle, so that a successor has room for its own."""
+        self._leaving = True
+        self.serve_only(())
+
     def serve_only(self, versions: Iterable[Deployed]) -> None:
         """The routes have changed: versions that are not among these finish what they have and end.
 
@@ -273,6 +279,7 @@ class Pool:
         group = self._groups.get(version.id)
         if group is None:
             group = self._groups[version.id] = Group(version)
+            group.retired = self._leaving
         return group
 
     def _forget(self, group: Group) -> None:
@@ -301,6 +308,7 @@ class Pool:
         if instance.move(InstanceState.RETIRING):
             number = instance.group.version.number
             reason = f"version {number} serves no traffic" if instance.group.retired else "it is replaced"
+            reason = "this gateway process ends" if self._leaving else reason
             instance.slot.ending = why or Ending(f"instance stopped: {reason}")
             self._leave(instance)
             if not instance.in_flight:

@@ -179,7 +179,7 @@ LEAVE = 1.0  # seconds that clients which call on and on have to go, before inst
 async def _leave(pool: Pool, clock: SystemClock) -> None:
     """Make room for the successor's instances: a drain may last, on a connection that somebody only keeps."""
     await clock.sleep(LEAVE)
-    pool.serve_only(())
+    pool.leave()
 
 
 async def _until(event: asyncio.Event) -> None:
