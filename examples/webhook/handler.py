@@ -82,7 +82,7 @@ def handler(event, context):
     try:
         message = json.loads(body)
         kind, data = message["type"], message["data"]
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return answer(400, {"error": 'the body is to be JSON like {"type": "invoice.paid", "data": {}}'})
     take(delivery, kind, data)
     return answer(200, {"received": delivery})

@@ -106,6 +106,7 @@ def test_contact_says_what_is_wrong(platform: Platform, deployed: Deployed) -> N
 # --- shipping (Go) -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(400)  # the first Go function of a platform waits for Go's own library to be compiled
 def test_shipping(platform: Platform, deployed: Deployed) -> None:
     path = deployed("shipping")
     event = json.loads((EXAMPLES / "shipping" / "event.json").read_text())
