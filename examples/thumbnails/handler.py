@@ -52,7 +52,7 @@ def read_query(query):
 
 def side(query, name, default):
     text = query.get(name, str(default))
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= SIDE_MAX):
+    if not (text.isascii() and text.isdecimal() and len(text) < 20 and 1 <= int(text) <= SIDE_MAX):
         raise Problem(400, f"{name} is to be a number from 1 to {SIDE_MAX}")
     return int(text)
 

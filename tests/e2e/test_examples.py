@@ -106,6 +106,7 @@ REFUSED: dict[str, Callable[[], dict[str, str]]] = {
     "too old": lambda: signed(PAID, age=400),
     "from the future": lambda: signed(PAID, age=-400),
     "no time": lambda: signed(PAID, webhook_timestamp="soon"),
+    "endless time": lambda: signed(PAID, webhook_timestamp="1" * 5000),
     "no version": lambda: signed(
         PAID, webhook_signature=signed(PAID)["webhook_signature"].replace("v1,", "")
     ),
@@ -207,7 +208,18 @@ def test_thumbnails_kinds(platform: Platform, deployed: Deployed, kind: str) -> 
 
 @pytest.mark.parametrize(
     "query",
-    ["width=0", "width=1025", "width=a", "height=-1", "fit=best", "format=gif", "size=3", "width=1&width=2"],
+    [
+        "width=0",
+        "width=1025",
+        "width=000000000000010000",
+        f"width={'1' * 5000}",
+        "width=a",
+        "height=-1",
+        "fit=best",
+        "format=gif",
+        "size=3",
+        "width=1&width=2",
+    ],
 )
 def test_thumbnails_parameters_out_of_bounds(platform: Platform, deployed: Deployed, query: str) -> None:
     answer = post(platform, f"{deployed('thumbnails')}?{query}", PHOTO, "image/jpeg")
