@@ -18,6 +18,7 @@ from hearth.core.function import FunctionConfig, config_to_json
 from hearth.manifest.function import read
 from hearth.web.errors import error_body, status_of
 from hearth.wire import models
+from hearth.wire.versions import AliasWeight, VersionLine
 
 TRACEBACK = (
     'Traceback (most recent call last):\n  File "handler.py", line 3, in handler\nKeyError: \x1b[31mname'
@@ -28,7 +29,7 @@ TRACEBACK = (
 class Function:
     namespace: str
     config: FunctionConfig
-    versions: list[models.VersionItem] = field(default_factory=list)
+    versions: list[VersionLine] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
 
 
@@ -95,7 +96,7 @@ class Functions:
         self._get(ns, name)
         del self.known[ns, name]
 
-    async def versions(self, who: CurrentPrincipal, ns: str, name: str) -> models.Page[models.VersionItem]:
+    async def versions(self, who: CurrentPrincipal, ns: str, name: str) -> models.Page[VersionLine]:
         return models.Page(items=self._get(ns, name).versions)
 
     async def deploy(self, who: CurrentPrincipal, ns: str, name: str, request: Request) -> models.Deployed:
@@ -116,7 +117,7 @@ class Functions:
             line=7,
         )
         function.versions.append(
-            models.VersionItem(
+            VersionLine(
                 id=f"ver_{len(function.versions) + 1}",
                 number=len(function.versions) + 1,
                 state="failed" if failed else "ready",
@@ -129,6 +130,10 @@ class Functions:
                 created_at=1_795_483_104_123,
                 ready_at=None if failed else 1_795_483_105_000,
                 failure=failure if failed else None,
+                live=not failed,
+                created_by="ann@example.com",
+                size=None if failed else 1_400_000,
+                aliases=[] if failed else [AliasWeight(alias="live", weight=100)],
             )
         )
         return models.Deployed(
