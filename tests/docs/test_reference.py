@@ -45,7 +45,9 @@ def links(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "path", [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")], ids=lambda p: p.relative_to(ROOT).as_posix()
+    "path",
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("README.md")],
+    ids=lambda p: p.relative_to(ROOT).as_posix(),
 )
 def test_links_lead_somewhere(path: Path) -> None:
     for link in links(path):
