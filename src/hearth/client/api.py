@@ -19,7 +19,8 @@ import httpx
 from hearth.client.connection import Connection
 from hearth.client.http import parse
 from hearth.core.errors import HearthError
-from hearth.wire import models, versions
+from hearth.wire import models
+from hearth.wire import versions as wire
 
 T = TypeVar("T", bound=models.Model)
 _CHUNK = 64 * 1024
@@ -134,29 +135,27 @@ class Client:
     def delete_function(self, namespace: str, name: str) -> None:
         self.connection.request("DELETE", _path(namespace, name))
 
-    def versions(self, namespace: str, name: str) -> Iterator[versions.VersionLine]:
+    def versions(self, namespace: str, name: str) -> Iterator[wire.VersionLine]:
         """Newest first."""
-        return self._pages(versions.VersionLine, _path(namespace, name, "/versions"))
+        return self._pages(wire.VersionLine, _path(namespace, name, "/versions"))
 
-    def version(self, namespace: str, name: str, number: int) -> versions.VersionLine:
-        return self._get(versions.VersionLine, _path(namespace, name, f"/versions/{number}"))
+    def version(self, namespace: str, name: str, number: int) -> wire.VersionLine:
+        return self._get(wire.VersionLine, _path(namespace, name, f"/versions/{number}"))
 
-    def rollback(self, namespace: str, name: str, to: int | None = None) -> versions.RolledBack:
+    def rollback(self, namespace: str, name: str, to: int | None = None) -> wire.RolledBack:
         """Send all traffic to a version; by default the one that was live before."""
-        return self._post(
-            versions.RolledBack, _path(namespace, name, "/rollback"), versions.Rollback(to=to)
-        )
+        return self._post(wire.RolledBack, _path(namespace, name, "/rollback"), wire.Rollback(to=to))
 
-    def aliases(self, namespace: str, name: str) -> list[versions.AliasItem]:
+    def aliases(self, namespace: str, name: str) -> list[wire.AliasItem]:
         """By name."""
-        return self._get(versions.Aliases, _path(namespace, name, "/aliases")).items
+        return self._get(wire.Aliases, _path(namespace, name, "/aliases")).items
 
     def set_alias(
-        self, namespace: str, name: str, alias: str, targets: Sequence[versions.SetShare]
-    ) -> versions.AliasItem:
+        self, namespace: str, name: str, alias: str, targets: Sequence[wire.SetShare]
+    ) -> wire.AliasItem:
         path = _path(namespace, name, f"/aliases/{quote(alias, safe='')}")
-        body = versions.SetAlias(targets=list(targets)).model_dump_json().encode()
-        return parse(versions.AliasItem, self.connection.request("PUT", path, body=body))
+        body = wire.SetAlias(targets=list(targets)).model_dump_json().encode()
+        return parse(wire.AliasItem, self.connection.request("PUT", path, body=body))
 
     def delete_alias(self, namespace: str, name: str, alias: str) -> None:
         self.connection.request("DELETE", _path(namespace, name, f"/aliases/{quote(alias, safe='')}"))
