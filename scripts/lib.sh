@@ -27,7 +27,7 @@ need_packages() {
 # Not Debian or Ubuntu: the programs must be there, wherever they come from.
 check_programs() {
   local name
-  for name in bwrap nft ip setpriv mkfs.ext4 tar; do
+  for name in bwrap nft ip setpriv unshare mkfs.ext4 slirp4netns tar; do
     command -v "$name" >/dev/null || PATH=$PATH:/usr/sbin:/sbin command -v "$name" >/dev/null ||
       die "the program $name is missing; install it with your system's package manager"
   done
@@ -45,7 +45,7 @@ find_python() {
 }
 
 system_packages() {
-  need_packages python3 python3-venv bubblewrap nftables libnftables1 libseccomp2 iproute2 conntrack util-linux e2fsprogs ca-certificates tar "$@"
+  need_packages python3 python3-venv bubblewrap nftables libnftables1 libseccomp2 iproute2 conntrack util-linux e2fsprogs slirp4netns passwd ca-certificates tar "$@"
 }
 
 # make_venv: .venv with exactly what uv.lock says.

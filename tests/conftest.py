@@ -5,19 +5,27 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+from functools import cache
 
 import pytest
+
+from hearth.drivers.bubblewrap.cgroup_tree import detect_own
 
 
 def _reason(item: pytest.Item) -> str | None:
     if item.get_closest_marker("root") is not None:
-        if os.geteuid() != 0:
+        if os.geteuid() != 0 and not (item.get_closest_marker("own") and has_own_namespaces()):
             return "needs root"
         if shutil.which("bwrap") is None:
             return "needs bubblewrap"
     if item.get_closest_marker("network") is not None and not _index_answers():
         return "needs a package index that answers"
     return None
+
+
+@cache
+def _delegated() -> bool:
+    return {"memory", "cpu"} <= detect_own("tests").offered()
 
 
 def _index_answers() -> bool:
@@ -28,9 +36,21 @@ def _index_answers() -> bool:
         return False
 
 
+collect_ignore = (
+    [] if os.geteuid() else ["user"]
+)  # scripts/test runs it as a user that it makes: tests/user/run.py
+
+
+def has_own_namespaces() -> bool:
+    """Whether this is an ordinary user's process in namespaces of its own, as his keeper is: see tests/user/inside.py."""
+    return os.geteuid() != 0 and os.getpid() == 1
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """On a laptop a suite whose needs are missing is skipped; in CI that is a failure."""
+    if item.get_closest_marker("cgroups") is not None and has_own_namespaces() and not _delegated():
+        pytest.skip("no control group was delegated to this user")
     reason = _reason(item)
     if reason is not None:
         if os.environ.get("CI") == "true":

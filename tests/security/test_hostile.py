@@ -19,7 +19,7 @@ from tests.security.conftest import Languages, RigOf
 from tests.security.functions import Language, Running, become_hostile, opened
 from tests.security.jail import HELPERS
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.root, pytest.mark.own, pytest.mark.timeout(300)]
 KINDS = ["python", "go", "node", pytest.param("node-wheel", marks=pytest.mark.network)]
 KEEPERS_SECRET = "keepers-own-secret"
 REFUSED = {"EROFS", "EPERM", "EACCES", "EBUSY", "EINVAL", "ENOENT", "ENOSYS"}
@@ -93,7 +93,7 @@ async def test_mounts_cannot_be_changed(
     """The filters refuse; where they were not, a function without capabilities could do nothing either."""
     programs = home.inner._machine.filters
     object.__setattr__(programs, "programs", programs.programs[:filters])
-    monkeypatch.setattr("hearth.drivers.bubblewrap.program.check_confined", lambda pid, uid: None)
+    monkeypatch.setattr("hearth.drivers.bubblewrap.program.check_confined", lambda *_: None)
     async with opened(home, python) as slot:
         await become_hostile(slot)
         seen = await slot.run(HELPERS + MOUNTS)
@@ -125,12 +125,13 @@ async def test_the_guest_socket_can_be_dialled_once_only(evil: Running, home: Ri
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_no_environment_and_no_descriptor_of_the_platform(
-    languages: Languages, rig_of: RigOf, monkeypatch: pytest.MonkeyPatch, kind: str
+    languages: Languages, rig_of: RigOf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
 ) -> None:
     language = await asyncio.to_thread(languages, kind)
     rig = await rig_of(language)
     monkeypatch.setenv("KEEPER_PASSWORD", KEEPERS_SECRET)
-    leaked = os.open("/etc/shadow", os.O_RDONLY)
+    (tmp_path / "secret").touch(0o600)
+    leaked = os.open(tmp_path / "secret", os.O_RDONLY)
     os.set_inheritable(leaked, True)
     try:
         async with opened(rig, language) as slot:

@@ -13,7 +13,7 @@ from hearth.core.launch import Mount
 from tests.contract.driver_cases import Rig, read_until, soon
 from tests.security.jail import HELPERS, drop_options, told
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.own]
 
 
 async def test_host_files_are_not_there(rig: Rig, tmp_path: Path) -> None:
@@ -152,8 +152,9 @@ async def test_values_of_the_environment_are_in_no_command_line_on_the_host(rig:
     await rig.driver.stop(handle, 0)
 
 
-async def test_no_descriptor_is_inherited(rig: Rig) -> None:
-    secret = os.open("/etc/shadow", os.O_RDONLY)
+async def test_no_descriptor_is_inherited(rig: Rig, tmp_path: Path) -> None:
+    (tmp_path / "secret").touch(0o600)
+    secret = os.open(tmp_path / "secret", os.O_RDONLY)
     os.set_inheritable(secret, True)
     try:
         seen = await told(

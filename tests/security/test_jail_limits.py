@@ -16,7 +16,7 @@ from tests.security.jail import MIB, told
 from tests.security.outside import limit_of, pids_of, status_of
 
 CAP_SYS_RESOURCE = 24
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.own]
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,7 @@ pytestmark = pytest.mark.root
     ],
     ids=["heap", "tmp", "memfd", "inodes", "shm"],
 )
+@pytest.mark.cgroups
 async def test_memory_is_held_however_it_is_eaten(rig: Rig, eat: str) -> None:
     ended, _, err = await rig.run(eat, limits=Limits(memory=32 * MIB, tmp=256 * MIB))
     assert ended.oom, (ended, err)
@@ -90,6 +91,7 @@ while 1: time.sleep(1)
     os.close(fd)
 
 
+@pytest.mark.cgroups
 async def test_cpu_quota_holds(rig: Rig) -> None:
     code = (
         "end, used = time.monotonic() + 0.6, time.process_time()\n"  # without what its start took
@@ -99,6 +101,7 @@ async def test_cpu_quota_holds(rig: Rig) -> None:
     assert share < 0.5  # a quarter, and what the kernel gives in advance
 
 
+@pytest.mark.cgroups
 async def test_limits_hold_from_attach_on(rig: Rig) -> None:
     code = "s = dial(); s.recv(1)\nx = bytearray(100 << 20)\ns.sendall(b'had it\\n'); s.recv(1)"
     handle = await rig.start(code, limits=Limits(memory=256 * MIB))
@@ -139,6 +142,7 @@ async def test_open_files_change_at_attach_or_that_is_refused(rig: Rig) -> None:
     await rig.driver.stop(handle, 0)
 
 
+@pytest.mark.uids
 async def test_a_disk_is_kept_between_sandboxes_and_another_at_once_gets_a_fresh_one(rig: Rig) -> None:
     disk = Disk("ns_a", 24 * MIB, "/work")
     code = "print(json.dumps([sorted(os.listdir('/work')), os.stat('/work').st_uid, attempt(lambda: open('/work/f', 'w').write('x'))]))"

@@ -137,7 +137,7 @@ async def no_program(spawned: Any, child: Any, uid: int) -> None:
 async def test_leaving_an_option_out_shows(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, dropped: tuple[str, ...], shows: set[str]
 ) -> None:
-    monkeypatch.setattr(program, "check_confined", lambda pid, uid: None)
+    monkeypatch.setattr(program, "check_confined", lambda *_: None)
     drop_options(monkeypatch, *dropped)
     if "--unshare-pid" in dropped:  # then there is no pid 1 whose child the program would be
         monkeypatch.setattr(sandbox_module, "program_of", no_program)
@@ -196,7 +196,7 @@ async def test_groups_and_environment_of_the_keeper_show(rig: Rig, monkeypatch: 
 
 
 async def test_root_without_a_user_namespace_shows(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(program, "check_confined", lambda pid, uid: None)
+    monkeypatch.setattr(program, "check_confined", lambda *_: None)
     run_as_root(monkeypatch)
     drop_options(monkeypatch, "--unshare-user", "--uid", "--gid", "--disable-userns")
     handle = await rig.start(BUILD, guest=False)
@@ -221,7 +221,7 @@ async def test_root_that_is_not_dropped_shows(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, capabilities: str
 ) -> None:
     """And --cap-drop, which an ordinary uid makes needless, is what holds if that should ever be forgotten."""
-    monkeypatch.setattr(program, "check_confined", lambda pid, uid: None)
+    monkeypatch.setattr(program, "check_confined", lambda *_: None)
     run_as_root(monkeypatch)
     drop_options(monkeypatch, "--disable-userns", *(("--cap-drop",) if capabilities == "kept" else ()))
     handle = await rig.start(BUILD, guest=False)

@@ -88,7 +88,7 @@ async def test_what_is_left_out_shows_on_a_loaded_function(
     languages: Languages, rig_of: RigOf, monkeypatch: pytest.MonkeyPatch, dropped: str, shows: set[str]
 ) -> None:
     """Negative control of the looks above."""
-    monkeypatch.setattr(program, "check_confined", lambda pid, uid: None)
+    monkeypatch.setattr(program, "check_confined", lambda *_: None)
     drop_options(monkeypatch, dropped)
     language = languages("python")
     rig = await rig_of(language)

@@ -166,9 +166,13 @@ def _resident(pid: int) -> int:
 
 
 def _cpu_seconds(pid: int) -> float:
-    """Of a process and its children that have ended (proc(5), /proc/PID/stat, fields 14 to 17)."""
+    """Of a process and its children that have ended.
+
+    proc(5), /proc/PID/stat, fields 14 to 17, in hundredths; /proc/PID/schedstat is finer, but of one thread only.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
+        ticks = sum(map(int, fields[11:15])) / _TICKS
+        return max(ticks, int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9)
+    except (OSError, ValueError, IndexError):
         return 0.0
-    return sum(map(int, fields[11:15])) / _TICKS

@@ -77,7 +77,7 @@ async def probe(driver: _Driver, machine: Machine) -> Probe:
     await _network(driver, machine, found)
     if machine.uids.shared:
         found.enforces.discard("uids")
-        found.missing.append(("a user for each sandbox", _SHARED))
+        found.missing.append(("uids", _SHARED))
     elif machine.disks.backing == "tmpfs":
         found.missing.append(("disk", "no loop devices or mkfs.ext4: a build's disk counts as its memory"))
     return Probe("bubblewrap", True, frozenset(found.enforces), tuple(found.missing), tuple(facts))
