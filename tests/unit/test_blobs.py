@@ -167,7 +167,7 @@ async def test_what_is_touched_while_the_collector_works_is_never_gone(blobs: Lo
 
     def use() -> int:
         missing = 0
-        for _ in range(300):
+        while missing < 20:
             with contextlib.suppress(FileNotFoundError):
                 os.utime(blobs.path("artifact", digest), (1, 1))
             if blobs.touch("artifact", digest):
@@ -182,7 +182,7 @@ async def test_what_is_touched_while_the_collector_works_is_never_gone(blobs: Lo
     collector = asyncio.create_task(collect())
     missing = await asyncio.to_thread(use)
     collecting = False
-    assert await collector == missing > 0
+    assert await collector == missing
 
 
 async def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
