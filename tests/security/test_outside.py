@@ -115,7 +115,7 @@ async def test_no_two_sandboxes_share_a_uid(rig: Rig) -> None:
 # negative controls
 
 
-async def no_program(spawned: Any, child: Any, uid: int) -> None:
+async def no_program(spawned: Any, child: Any, *_: int) -> None:
     """Waits for the program as `spawn.program_of` does, where it is bubblewrap's first process itself."""
     while not program.has_started(child.pid, spawned.process.pid):
         await asyncio.sleep(0.001)
