@@ -67,6 +67,7 @@ class Context:
         fds: inherited descriptors by name.
         extra: what only this kind needs.
         dead: owners that had this name before and ended without a word.
+        said: what the last process of this name said when it was ready.
         successor: it takes over from one that still works.
         closing: set, with or after `stopping`, when the whole platform stops: nobody comes after this process.
         hurry: set when what is still in work is to be cut.
@@ -82,6 +83,7 @@ class Context:
     fds: dict[str, int]
     extra: dict[str, Any]
     dead: tuple[str, ...] = ()
+    said: dict[str, Any] = field(default_factory=dict)
     successor: bool = False
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
@@ -147,6 +149,7 @@ def main(body: Body, *, courtesy: bool = True, fast_loop: bool = True) -> None:
         fds=fds,
         extra=config["extra"],
         dead=tuple(config.get("dead", ())),
+        said=config.get("said", {}),
         successor=bool(config.get("successor")),
     )
     configure(context.name, context.settings.log_level)

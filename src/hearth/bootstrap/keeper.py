@@ -26,6 +26,7 @@ from hearth.keeper.server import KeeperServer, Role
 from hearth.linux import mounts, userns
 from hearth.ports.driver import Driver
 from hearth.ports.egress import Networks
+from hearth.protocol.keeper import probe_from_data, probe_to_data
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,8 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
         server.listen(context.keeper_socket, context.uid, Role.PLATFORM)
         server.listen(context.resolver_socket, context.extra["resolver_uid"], Role.RESOLVER)
         stack.push_async_callback(server.close)
-        ready(_facts(await driver.probe(), networks, context))
+        probe = await driver.probe()
+        ready({**_facts(probe, networks, context), "probe": probe_to_data(probe)})
         await stopping.wait()
 
 
@@ -77,6 +79,7 @@ async def _driver(context: Context, networks: Networks | None, stack: AsyncExitS
         prefixes=tuple(context.extra["prefixes"]),
         networks=networks,
         max_sandboxes=_room(settings),
+        known=probe_from_data(context.said["probe"]) if "probe" in context.said else None,
     )
     await driver.open()
     stack.push_async_callback(driver.close)

@@ -54,6 +54,9 @@ class Supervisor:
         self._children: dict[str, Child] = {}  # who is at work under each name
         self._alive: set[Child] = set()  # those, who comes after them, and who still drains
         self._watchers: dict[str, asyncio.Task[None]] = {}
+        self._said: dict[
+            str, dict[str, Any]
+        ] = {}  # what each said when it was ready; told to who comes after
         self._dead: dict[
             str, list[str]
         ] = {}  # owners that ended without a word, by name; told to who comes after
@@ -121,13 +124,14 @@ class Supervisor:
 
     def _start(self, spec: ChildSpec, successor: bool = False) -> Child:
         dead = tuple(self._dead.get(spec.name, ()))
-        told = {"dead": dead, "successor": successor}
+        told = {"dead": dead, "said": self._said.get(spec.name, {}), "successor": successor}
         child = Child(replace(spec, config={**spec.config, **told}), self._lifeline)
         self._alive.add(child)
         child.ended.add_done_callback(lambda _: self._ended(child))
 
         def buried(ready: asyncio.Future[dict[str, Any]]) -> None:
             if ready.exception() is None:
+                self._said[spec.name] = ready.result()
                 self._dead[spec.name] = [o for o in self._dead.get(spec.name, ()) if o not in dead]
 
         child.ready.add_done_callback(buried)

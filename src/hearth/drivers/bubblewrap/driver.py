@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from hearth.core.errors import InvalidInput, NoCapacity, SandboxFailed
 from hearth.core.launch import Attachment, Exit, Handle, Probe, SandboxSpec, Usage
 from hearth.drivers.bubblewrap.machine import Machine, open_machine
-from hearth.drivers.bubblewrap.probe import probe
+from hearth.drivers.bubblewrap.probe import found_before, probe
 from hearth.drivers.bubblewrap.sandbox import Sandbox
 from hearth.drivers.bubblewrap.sources import check_spec
 from hearth.ports.egress import Networks
@@ -31,6 +31,7 @@ class BubblewrapDriver:
     prefixes: host paths of private interpreters that may be mounted.
     networks: None: only ``network: none``.
     max_sandboxes: at once.
+    known: what an earlier keeper of this run found this machine to hold; it is not tried again where nothing differs.
 
     Call `open` before anything else and `close` at the end.
     """
@@ -45,6 +46,7 @@ class BubblewrapDriver:
         prefixes: tuple[str, ...] = (),
         networks: Networks | None = None,
         max_sandboxes: int = 200,
+        known: Probe | None = None,
     ) -> None:
         if _INSTANCE.match(instance) is None:
             raise InvalidInput(f"{instance[:40]!r} is not an instance id")
@@ -62,6 +64,7 @@ class BubblewrapDriver:
         self._stopping: dict[str, asyncio.Task[Exit]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._machine: Machine | None = None
+        self._known = known
         self._probed: Probe | None = None
         self._probing = asyncio.Lock()
 
@@ -73,6 +76,8 @@ class BubblewrapDriver:
         self._machine = await open_machine(
             self._instance, self._run, self._data, self._folders, self._prefixes, self._networks
         )
+        if self._known is not None:
+            self._probed = found_before(self._known, self._machine)
 
     async def close(self) -> None:
         """Stop every sandbox and give everything back. Idempotent."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import secrets
 import time
@@ -51,18 +52,19 @@ class _Findings:
             self.missing.append((name, why))
 
 
+def found_before(known: Probe, machine: Machine) -> Probe | None:
+    """What an earlier keeper of this run found by trying, for one that follows it; None where the machine differs now."""
+    lacks = {name for name, _ in known.missing}
+    networked = machine.networks is not None and not machine.networks.missing()
+    if not known.usable or not set(machine.groups.missing) <= lacks:
+        return None
+    if networked != ("network" in known.enforces):
+        return None
+    return dataclasses.replace(known, facts=_facts(machine))
+
+
 async def probe(driver: _Driver, machine: Machine) -> Probe:
     """Make and remove a handful of sandboxes."""
-    uids = machine.uids.range
-    facts = [
-        ("cgroup", machine.groups.version),
-        ("disk", machine.disks.backing),
-        (
-            "uids",
-            f"{uids.start}-{uids[-1]}" if not machine.uids.shared else f"{uids.start}, the platform's own",
-        ),
-        ("bubblewrap", machine.tools["bwrap"]),
-    ]
     found = _Findings()
     for name, why in machine.groups.missing.items():
         found.missing.append((name, why))
@@ -73,14 +75,27 @@ async def probe(driver: _Driver, machine: Machine) -> Probe:
                 await trial(driver, found)
     except HearthError as error:
         found.missing.append(("sandbox", f"{error.message}. {error.hint or ''}".strip()))
-        return Probe("bubblewrap", False, frozenset(), tuple(found.missing), tuple(facts))
+        return Probe("bubblewrap", False, frozenset(), tuple(found.missing), _facts(machine))
     await _network(driver, machine, found)
     if machine.uids.shared:
         found.enforces.discard("uids")
         found.missing.append(("uids", _SHARED))
     elif machine.disks.backing == "tmpfs":
         found.missing.append(("disk", "no loop devices or mkfs.ext4: a build's disk counts as its memory"))
-    return Probe("bubblewrap", True, frozenset(found.enforces), tuple(found.missing), tuple(facts))
+    return Probe("bubblewrap", True, frozenset(found.enforces), tuple(found.missing), _facts(machine))
+
+
+def _facts(machine: Machine) -> tuple[tuple[str, str], ...]:
+    uids = machine.uids.range
+    return (
+        ("cgroup", machine.groups.version),
+        ("disk", machine.disks.backing),
+        (
+            "uids",
+            f"{uids.start}-{uids[-1]}" if not machine.uids.shared else f"{uids.start}, the platform's own",
+        ),
+        ("bubblewrap", machine.tools["bwrap"]),
+    )
 
 
 async def _network(driver: _Driver, machine: Machine, found: _Findings) -> None:
