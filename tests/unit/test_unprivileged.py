@@ -142,7 +142,7 @@ def test_a_path_too_long_for_a_socket_is_refused(tmp_path: Path) -> None:
         socket.socket(socket.AF_UNIX) as sock,
         pytest.raises(FileNotFoundError),
     ):  # it fits: it is only not there
-        sock.connect(str(path / "control" / "figures-0.sock"))
+        sock.connect(str(path / "control" / "api.sock"))
 
 
 def test_life_lasts_as_long_as_any_copy_of_its_descriptor(

@@ -10,9 +10,7 @@ from pathlib import Path
 from hearth.core.errors import StartupFailed
 from hearth.linux import mounts
 
-_LONGEST = 107 - len(
-    "/control/figures-0.sock"
-)  # bytes of a Unix socket's path (unix(7)), less what is put below
+_LONGEST = 107 - len("/control/api.sock")  # bytes of a Unix socket's path (unix(7)), less what is put below
 
 
 def make_own(instance: str, data: Path, runtime: Path | None) -> Path:
