@@ -16,9 +16,10 @@ KNOWN = Probe(
 )
 
 
-def machine(
-    lacks: tuple[str, ...] = ("cpu",), networks: Any = SimpleNamespace(missing=lambda: ())
-) -> Machine:
+UP = SimpleNamespace(missing=lambda: ())
+
+
+def machine(lacks: tuple[str, ...] = ("cpu",), networks: Any = UP) -> Machine:
     return cast(
         Machine,
         SimpleNamespace(
