@@ -55,9 +55,12 @@ def run(settings: Settings) -> None:
         data = DataDir(settings.data_dir)
         stack.callback(data.close)
         uid, gid = _platform_ids(data.instance) if root else (os.getuid(), os.getgid())
-        life = Life(data.path)
-        stack.callback(life.close)
         _enter_group(PlatformGroup.of(data.instance) if root else PlatformGroup.own(data.instance), stack)
+        shared: dict[str, int] = {}
+        if not root:  # he may have no group, which could tell whether anything of an earlier life is left
+            life = Life(data.path)
+            stack.callback(life.close)
+            shared["life"] = life.fd
         key = load_root_key(settings.key_file or settings.data_dir / "key", create=settings.key_file is None)
         data.give_to(uid, gid)
         sockets = bind_public(settings.host, settings.port, 1)
@@ -70,7 +73,9 @@ def run(settings: Settings) -> None:
         (run_dir / "control").mkdir(mode=0o700)
         os.chown(run_dir / "control", uid, gid)
         setup_token = None if is_loopback(settings.host) else secrets.token_urlsafe(18)
-        specs = _specs(settings, data.instance, run_dir, uid, gid, key, sockets[0].fileno(), life.fd, setup_token)
+        specs = _specs(
+            settings, data.instance, run_dir, uid, gid, key, sockets[0].fileno(), shared, setup_token
+        )
         supervisor = Supervisor(specs, settings.drain_grace, sockets, lambda: _renewed(specs))
         asyncio.run(supervisor.run(lambda said: _announce(settings, said, setup_token)))
 
@@ -125,7 +130,7 @@ def _specs(
     gid: int,
     key: RootKey,
     listener: int,
-    life: int,
+    shared: dict[str, int],
     setup_token: str | None,
 ) -> Sequence[ChildSpec]:
     common: dict[str, Any] = {
@@ -153,7 +158,7 @@ def _specs(
             argv if runs_as is None else (*_dropped(*runs_as), *argv),
             {**common, "name": name, "extra": extra},
             stage,
-            {**fds, "life": life},
+            {**fds, **shared},
             drains=module in ("control", "shard"),
             overlaps=module in ("control", "resolver", "shard"),
         )
