@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from dataclasses import replace
 
 import pytest
 
@@ -208,3 +210,48 @@ def test_how_a_sandbox_ended(
 ) -> None:
     ended = exit_of(code, kills)
     assert (ended.code, ended.signal, ended.oom) == wanted
+
+
+OWN = {
+    "sh": "/bin/sh", "setpriv": "/usr/bin/setpriv", "bwrap": "/usr/bin/bwrap", "unshare": "/usr/bin/unshare",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("network", [True, False])
+def test_an_ordinary_users_command_is_golden(network: bool) -> None:
+    words = argv.own_command(
+        joins=("/g/cgroup.procs",), open_files=77, status_fd=5, network=network, args_fd=9, payload=("/bin/x",), tools=OWN
+    )  # fmt: skip
+    around = ["/usr/bin/unshare", "--user", "--map-root-user", *(["--net"] if network else []), "--"]
+    assert words[: len(around)] == around
+    shell = words[len(around) :]
+    assert shell[:2] == ["/bin/sh", "-c"] and shell[2].index("read -r _") < shell[2].index("exec")
+    assert shell[3:] == [
+        *("join", "5", "77", "/g/cgroup.procs", "--"),
+        *("/usr/bin/bwrap", "--args", "9", "--", "/bin/x"),
+    ]
+    assert "setpriv" not in str(words)  # it has no uid to become
+
+
+def test_a_network_that_is_there_already_is_not_made() -> None:
+    layout = argv.Layout(slot="/s", tmp="/t", links=(), system=(), network=False)
+    fds = argv.Fds(status=3, filters=())
+    assert "--unshare-net" not in argv.options(layout, fds)
+    assert set(argv.options(replace(layout, network=True), fds)) - set(argv.options(layout, fds)) == {
+        "--unshare-net"
+    }
+
+
+def test_a_closed_pipe_is_no_yes() -> None:
+    """A keeper that dies before it has set the limits and the rules: the shell must not go on."""
+    done = subprocess.run(
+        ["/bin/sh", "-c", argv._HOLD + "echo went on", "join", "1"], input="", capture_output=True, text=True
+    )
+    assert done.returncode == 125 and "went on" not in done.stdout
+    done = subprocess.run(
+        ["/bin/sh", "-c", argv._HOLD + "echo went on", "join", "1"],
+        input="\n",
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and done.stdout == '{ "held": true }\nwent on\n'

@@ -14,7 +14,7 @@ import logging
 import os
 import shutil
 import socket
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address
@@ -205,8 +205,12 @@ class OwnNetworks:
             log.warning("slirp4netns of %s ended: %s", place.handle.sandbox, place.slirp.last_words())
             await asyncio.sleep(_PAUSE)
             await place.slirp.stop()
-            with contextlib.suppress(SandboxFailed):  # the sandbox is ending, too
+            try:
                 place.slirp = await slirp.start(self._program, place.pid)
+            except SandboxFailed as error:  # the sandbox is ending, too; or it is tried again
+                log.warning(
+                    "slirp4netns of %s can't be started again: %s", place.handle.sandbox, error.message
+                )
 
     def _on_notice(self, notices: socket.socket) -> None:
         with contextlib.suppress(
@@ -229,7 +233,8 @@ class OwnNetworks:
             await alone(partial(change, place.namespace, own_rules.hosts(self._host)))
         except (NftError, OSError) as error:
             if place.closing is None:
-                log.error("%s is not told of this host's new address: its network ends: %s", place.pid, error)
+                name = place.handle.sandbox
+                log.error("%s can't be told this host's new address, so its network ends: %s", name, error)
                 await self.close(place.handle)
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -242,7 +247,7 @@ class OwnNetworks:
 class _News:
     """See `ports.egress.LookUps`."""
 
-    def __init__(self, forget: Any) -> None:
+    def __init__(self, forget: Callable[[_News], None]) -> None:
         self._forget = forget
         self._waiting: asyncio.Queue[tuple[str, tuple[socket.socket, socket.socket] | None]] = asyncio.Queue()
 

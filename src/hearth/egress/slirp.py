@@ -65,6 +65,8 @@ class Slirp:
     def last_words(self) -> str:
         """What it printed, on one line."""
         data = b""
+        if self._said < 0:
+            return "it was stopped"
         with contextlib.suppress(BlockingIOError):
             data = os.read(self._said, 65536)
         return " ".join(data.decode("utf-8", "replace").split())[-400:] or "it said nothing"
