@@ -74,10 +74,10 @@ def test_planned_restarts_under_load(own_platform: Platform, how: str) -> None:
                 done = platform.log().count("replaced\n")
                 os.kill(platform.process.pid, signal.SIGHUP)
                 until(lambda done=done: platform.log().count("replaced\n") > done, 60)
-                changed = ("shard", "control", "resolver")
+                changed = {"shard", "control", "resolver"}
             else:
                 os.kill(before["shard"][0], signal.SIGTERM)
-                changed = ("shard",)
+                changed = {"shard"}
             for kind in before:
                 if kind in changed:
                     until(
@@ -86,7 +86,9 @@ def test_planned_restarts_under_load(own_platform: Platform, how: str) -> None:
                     )  # fmt: skip
                     until(lambda kind=kind: len(platform.pids(kind)) == 1)
                 else:
-                    assert platform.pids(kind) == before[kind]
+                    assert set(before[kind]) <= set(
+                        platform.pids(kind)
+                    )  # a child before its exec looks the same
             enough(load)
         until(lambda: load.good >= CALLS)
     assert load.failures == seldom.failures == []
