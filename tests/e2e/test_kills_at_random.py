@@ -64,7 +64,11 @@ class Deployer(threading.Thread):
 
 def recover(load: Load, platform: Platform, kind: str, before: list[int], since: float) -> dict[str, float]:
     """Wait until who was killed is there again and calls of each path are good; returns the seconds that they were not."""
-    until(lambda: platform.pids(kind) not in ([], before), BOUND, f"the {kind} was not started again")
+    until(
+        lambda: (now := platform.pids(kind)) and not set(now) & set(before),
+        BOUND,
+        f"the {kind} was not started again",
+    )
 
     def over() -> dict[str, float] | None:
         last = {path: load.trouble(path) for path in PATHS}
