@@ -11,19 +11,16 @@ import logging
 import os
 import signal
 import socket
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
 from hearth.core.errors import HearthError, StartupFailed
 from hearth.supervisor.child import CLOSING, HURRY, Child, ChildSpec
+from hearth.supervisor.family import Family
 
 log = logging.getLogger(__name__)
 
-_STEADY = 10.0  # seconds after which a process counts as having started well
-_BACKOFF_MAX = 5.0
 _STOP_SLACK = 10.0  # seconds beyond the drain that a process may take to end
 _HURRY_SLACK = 3.0  # seconds that a hurried process may take to end
 _STOPS = (signal.SIGTERM, signal.SIGINT)
@@ -52,15 +49,8 @@ class Supervisor:
         self._again = again or (lambda: self._specs)
         self._lifeline, self._life = os.pipe2(os.O_CLOEXEC)
         self._children: dict[str, Child] = {}  # who is at work under each name
-        self._alive: set[Child] = set()  # those, who comes after them, and who still drains
+        self._family = Family(self._lifeline)  # those, who comes after them, and who still drains
         self._watchers: dict[str, asyncio.Task[None]] = {}
-        self._said: dict[
-            str, dict[str, Any]
-        ] = {}  # what each said when it was ready; told to who comes after
-        self._dead: dict[
-            str, list[str]
-        ] = {}  # owners that ended without a word, by name; told to who comes after
-        self._pauses: dict[str, float] = {}  # seconds before each was started the last time
         self._going: set[asyncio.Task[None]] = set()
         self._changing = asyncio.Lock()  # who is at work is changed by one at a time
         self._stopping = asyncio.Event()
@@ -104,12 +94,12 @@ class Supervisor:
         elif not self._hurry.is_set():
             log.warning("hurrying: requests in work are cut")
             self._hurry.set()
-            for child in self._alive:
+            for child in self._family.alive:
                 if child.spec.drains:
                     child.send(HURRY)
         else:
             log.warning("stopping at once")
-            for child in self._alive:
+            for child in self._family.alive:
                 child.send(signal.SIGKILL if child.spec.stage > 0 else signal.SIGTERM)
 
     def _asked_to_renew(self) -> None:
@@ -122,32 +112,12 @@ class Supervisor:
 
     # Starting.
 
-    def _start(self, spec: ChildSpec, successor: bool = False) -> Child:
-        dead = tuple(self._dead.get(spec.name, ()))
-        told = {"dead": dead, "said": self._said.get(spec.name, {}), "successor": successor}
-        child = Child(replace(spec, config={**spec.config, **told}), self._lifeline)
-        self._alive.add(child)
-        child.ended.add_done_callback(lambda _: self._ended(child))
-
-        def buried(ready: asyncio.Future[dict[str, Any]]) -> None:
-            if ready.exception() is None:
-                self._said[spec.name] = ready.result()
-                self._dead[spec.name] = [o for o in self._dead.get(spec.name, ()) if o not in dead]
-
-        child.ready.add_done_callback(buried)
-        return child
-
-    def _ended(self, child: Child) -> None:
-        self._alive.discard(child)
-        if child.ended.result() and child.owner is not None:
-            self._dead.setdefault(child.spec.name, []).append(child.owner)
-
     async def _start_all(self) -> dict[str, dict[str, Any]]:
         said: dict[str, dict[str, Any]] = {}
         for _, stage in groupby(self._specs, key=lambda spec: spec.stage):
             specs = list(stage)
             for spec in specs:
-                self._children[spec.name] = self._start(spec)
+                self._children[spec.name] = self._family.start(spec)
             for spec in specs:
                 message = await self._until_ready(self._children[spec.name])
                 if message is None:
@@ -185,14 +155,14 @@ class Supervisor:
             await asyncio.shield(child.leaving)  # this watcher may be cancelled, the future not
             if child.spec.overlaps and not child.ended.done() and not self._stopping.is_set():
                 log.info("the %s goes; another takes over", name)
-                await asyncio.sleep(self._pause(child))
+                await asyncio.sleep(self._family.pause(child))
                 async with self._changing:
                     if self._children[name] is not child or await self._replace(child, child.spec):
                         return
             code = await asyncio.shield(child.ended)
             if self._stopping.is_set():
                 return
-            delay = self._pause(child)
+            delay = self._family.pause(child)
             log.error(
                 "the %s ended (%s); starting it again%s",
                 name,
@@ -204,19 +174,9 @@ class Supervisor:
                 if self._stopping.is_set() or self._children[name] is not child:
                     return
                 try:
-                    self._children[name] = self._start(child.spec)
+                    self._children[name] = self._family.start(child.spec)
                 except HearthError as error:
                     log.error("%s", error.message)
-
-    def _pause(self, child: Child) -> float:
-        """Seconds to wait before another takes the place of this one: more each time for what does not live long."""
-        lived = time.monotonic() - child.started
-        before = self._pauses.get(child.spec.name, 0.0)
-        pause = 0.0
-        if lived <= _STEADY and (before or lived < 1):
-            pause = min(_BACKOFF_MAX, max(0.1, before * 2))
-        self._pauses[child.spec.name] = pause
-        return pause
 
     # Replacing.
 
@@ -246,7 +206,7 @@ class Supervisor:
     async def _replace(self, old: Child, spec: ChildSpec) -> bool:
         """Start a successor; once it is ready the old one drains, for as long as it may. Says whether it came to that."""
         try:
-            new = self._start(spec, successor=True)
+            new = self._family.start(spec, successor=True)
         except HearthError as error:
             log.error("%s", error.message)
             return False
@@ -278,11 +238,11 @@ class Supervisor:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for child in self._alive:
+        for child in self._family.alive:
             if child.spec.drains:
                 child.send(CLOSING)
         for stage in sorted({spec.stage for spec in self._specs}, reverse=True):
-            await self._end([child for child in self._alive if child.spec.stage == stage])
+            await self._end([child for child in self._family.alive if child.spec.stage == stage])
             for listener in self._listeners:  # nobody accepts any more: who waits there hears it now
                 listener.close()
 
