@@ -108,6 +108,13 @@ def test_deploy_and_invoke(platform: Platform, runtime: str) -> None:
     assert (answer.status, answer.body.strip(b'"\n')) == (200, f"from {runtime}".encode())
 
 
+@pytest.mark.network
+def test_a_build_fetches_packages(platform: Platform) -> None:
+    files = {"handler.py": HANDLERS["python"]["handler.py"] + "import segno\n", "requirements.txt": "segno\n"}
+    platform.deploy("fetched", "python", files)
+    assert platform.call("/fn/ann/fetched").body == b"from python"
+
+
 def test_it_says_what_it_holds_and_what_not(platform: Platform) -> None:
     said = "\n".join(platform.output)
     assert {"pids", "tmp", "network", "seccomp"} <= held(platform)

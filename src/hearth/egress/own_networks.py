@@ -14,7 +14,7 @@ import logging
 import os
 import shutil
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address
@@ -27,10 +27,11 @@ from hearth.egress.furnish import change, furnish
 from hearth.egress.inside import alone
 from hearth.egress.machine import own_addresses
 from hearth.egress.netlink import ROUTE, Netlink, listener
+from hearth.egress.news import News
 from hearth.egress.nft import NftError
 from hearth.egress.own_machine import network_findings
 from hearth.egress.ruleset import member_for
-from hearth.ports.egress import LookUp, NetHandle
+from hearth.ports.egress import NetHandle
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class OwnNetworks:
         self._places: dict[str, _Place | None] = {}  # None: it is being made
         self._host: frozenset[IPv4Address] = frozenset()
         self._notices: socket.socket | None = None
-        self._listeners: set[_News] = set()
+        self._listeners: set[News] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def start(self) -> None:
@@ -113,9 +114,9 @@ class OwnNetworks:
     def resolver_sockets(self) -> None:
         """There is none for all: each sandbox has its own (see `look_ups`)."""
 
-    def look_ups(self) -> _News:
+    def look_ups(self) -> News:
         """News for a resolver; it closes it at its end."""
-        news = _News(self._listeners.discard)
+        news = News(self._listeners.discard)
         self._listeners.add(news)
         for place in self._places.values():
             if place is not None:
@@ -242,31 +243,6 @@ class OwnNetworks:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-class _News:
-    """See `ports.egress.LookUps`."""
-
-    def __init__(self, forget: Callable[[_News], None]) -> None:
-        self._forget = forget
-        self._waiting: asyncio.Queue[tuple[str, tuple[socket.socket, socket.socket] | None]] = asyncio.Queue()
-
-    def add(self, sandbox: str, sockets: tuple[socket.socket, socket.socket]) -> None:
-        self._waiting.put_nowait((sandbox, sockets))
-
-    def remove(self, sandbox: str) -> None:
-        self._waiting.put_nowait((sandbox, None))
-
-    async def next(self) -> LookUp:
-        while True:
-            sandbox, sockets = await self._waiting.get()
-            if sockets is None:
-                return LookUp(sandbox, None)
-            if sockets[0].fileno() >= 0:  # else it has gone meanwhile, which comes next
-                return LookUp(sandbox, (os.dup(sockets[0].fileno()), os.dup(sockets[1].fileno())))
-
-    def close(self) -> None:
-        self._forget(self)
 
 
 def _close(namespace: int, sockets: tuple[socket.socket, socket.socket]) -> None:
