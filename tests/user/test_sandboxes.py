@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import resource
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +192,40 @@ async def test_a_slot_is_closed_until_it_is_attached(networked: Rig) -> None:
     await networked.driver.stop(handle, 0)
 
 
-async def listed(namespace: int) -> str:
+async def test_a_new_address_of_this_host_is_refused_in_sandboxes_that_run(
+    networked: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle, fd = await up(networked, networked=True)
+    networks = networked.inner._machine.networks
+    (place,) = (place for place in networks._places.values() if place is not None)
+    assert "93.184.216.34" not in await listed(place.namespace, "host4")
+    now = frozenset({IPv4Address("93.184.216.34")})
+    monkeypatch.setattr("hearth.egress.own_networks._host_addresses", lambda: now)
+    await networks._look()
+    assert "93.184.216.34" in await listed(place.namespace, "host4")
+    os.close(fd)
+    await networked.driver.stop(handle, 0)
+
+
+async def test_look_ups_are_told_of_all_that_are_there_and_then_of_each(networked: Rig) -> None:
+    networks = networked.inner._machine.networks
+    first, fd = await up(networked, networked=True)
+    news = networks.look_ups()
+    one = await news.next()
+    assert one.sockets is not None
+    second, other = await up(networked, networked=True)
+    two = await news.next()
+    assert two.sockets is not None and two.sandbox != one.sandbox
+    await networked.driver.stop(first, 0)
+    gone = await news.next()
+    assert (gone.sandbox, gone.sockets) == (one.sandbox, None)
+    await networked.driver.stop(second, 0)
+    news.close()
+    for descriptor in (fd, other, *one.sockets, *two.sockets):
+        os.close(descriptor)
+
+
+async def listed(namespace: int, name: str = "inet4") -> str:
     from contextlib import closing
 
     from hearth.egress.nft import Library
@@ -200,7 +234,7 @@ async def listed(namespace: int) -> str:
     def show() -> str:
         setns(namespace, CLONE_NEWNET)
         with closing(Library()) as nft:
-            return json.dumps(nft.show(f"set inet {own_rules.TABLE} inet4"))
+            return json.dumps(nft.show(f"set inet {own_rules.TABLE} {name}"))
 
     return await alone(show)
 
