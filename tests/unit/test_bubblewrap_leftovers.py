@@ -104,7 +104,7 @@ async def test_sandboxes_die_with_their_keeper_and_the_next_one_starts_clean(
         "open('/work/new', 'w').close(); print('works')", disk=Disk("ns_kept", 24 << 20, "/work")
     )
     assert (ended.code, out) == (0, "works\n"), err
-    uids = driver._ready().uids.range
+    uids = driver._ready().uids
     await driver.close()
     assert_nothing_left(instance, uids, run, data)
 
