@@ -120,11 +120,11 @@ def test_a_build_fetches_packages(platform: Platform) -> None:
 
 
 def test_it_says_what_it_holds_and_what_not(platform: Platform) -> None:
-    said = "\n".join(platform.output)
+    said = " ".join(line.partition("not held: ")[2].partition(":")[0] for line in platform.output)
     assert {"pids", "tmp", "network", "seccomp"} <= held(platform)
     for limit in {"memory", "cpu"} - held(platform):
-        assert f"{limit} is not held" in said
-    assert "uids is not held" in said
+        assert limit in said
+    assert "uids" in said
     assert stat.S_IMODE(platform.data.stat().st_mode) == 0o700
 
 

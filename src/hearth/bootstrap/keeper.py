@@ -103,10 +103,10 @@ def _facts(probe: Probe, networks: Networks | None, context: Context) -> dict[st
         name for name in ("memory", "cpu", "pids", "tmp", "network", "seccomp") if name in probe.enforces
     ]
     facts = ", ".join(f"{name} {value}" for name, value in probe.facts if name == "cgroup")
-    warnings = [f"{what} is not held: {why}" for what, why in probe.missing]
-    if networks is not None:
-        warnings += [f"{what} is not held: {why}" for what, why in networks.missing()]
-        warnings = list(dict.fromkeys(warnings))  # the driver's probe asks the networks too
+    reasons: dict[str, dict[str, None]] = {}  # the driver's probe asks the networks too: each name once
+    for what, why in (*probe.missing, *(networks.missing() if networks is not None else ())):
+        reasons.setdefault(why, {})[what] = None
+    warnings = [f"not held: {', '.join(names)}: {why}" for why, names in reasons.items()]
     if context.settings.isolation == "process":
         warnings = [
             "functions run WITHOUT ANY ISOLATION (--isolation process): for development only, never for others' code"
