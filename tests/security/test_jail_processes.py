@@ -25,7 +25,8 @@ async def test_pid_1_cannot_be_killed_from_inside(rig: Rig) -> None:
 
 
 async def test_only_its_own_processes_exist(rig: Rig) -> None:
-    somebody = max(os.getpid(), 2_000_000)  # an ordinary user's keeper is process 1, and so is something inside
+    # an ordinary user's keeper is process 1, and so is something inside
+    somebody = max(os.getpid(), 2_000_000)
     seen = await told(
         rig,
         f"print(json.dumps([os.getpid(), attempt(os.kill, {somebody}, 0), open('/proc/self/cgroup').read()]))",

@@ -110,7 +110,9 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("build_workers", "--build-workers", "HEARTH_BUILD_WORKERS", "builds at once", "2"),
     Setting("log_level", "--log-level", "HEARTH_LOG_LEVEL", "debug, info, warning or error", "info"),
-    Setting("log_size", "--log-size", "HEARTH_LOG_SIZE", "most that one function's logs take on the disk", "64MiB"),
+    Setting(
+        "log_size", "--log-size", "HEARTH_LOG_SIZE", "most that one function's logs take on the disk", "64MiB"
+    ),
     Setting("log_age", "--log-age", "HEARTH_LOG_AGE", "how long logs are kept", "14d"),
     Setting("log_total", "--log-total", "HEARTH_LOG_TOTAL", "most that all logs take on the disk", "4GiB"),
 )

@@ -49,7 +49,8 @@ class SetAlias(Request):
 
 
 class Rollback(Request):
-    to: int | None = Field(default=None, ge=1, le=2**31)  # a version's number; none: the one that was live before
+    # a version's number; none: the one that was live before
+    to: int | None = Field(default=None, ge=1, le=2**31)
 
 
 class RolledBack(Model):
