@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS = tuple(a + b for a in _ALPHABET for b in _ALPHABET)  # ten bits at a time
 _BODY = re.compile(r"[0-7][0-9a-hjkmnp-tv-z]{25}\Z")
 
 PREFIXES = {
@@ -42,7 +43,7 @@ def new_id(kind: str, now_ms: int, entropy: bytes) -> str:
     rand = int.from_bytes(entropy, "big")
     rand_a, rand_b = (rand >> 64) & 0xFFF, rand & ((1 << 62) - 1)
     value = ((now_ms & ((1 << 48) - 1)) << 80) | (0x7 << 76) | (rand_a << 64) | (0b10 << 62) | rand_b
-    return prefix + "".join(_ALPHABET[(value >> shift) & 31] for shift in range(125, -1, -5))
+    return prefix + "".join([_PAIRS[(value >> shift) & 1023] for shift in range(120, -1, -10)])
 
 
 def is_id(kind: str, text: str) -> bool:

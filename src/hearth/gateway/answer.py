@@ -6,6 +6,12 @@ from hearth.gateway.connection import Connection
 from hearth.gateway.heads import Head, trailer_lines
 from hearth.gateway.request import Request
 
+# What Server-Timing says of warm calls, by hundredths of a millisecond: most calls take less than 20 of them.
+TIMINGS = {
+    hundredths: b"\r\nserver-timing: queue;dur=0, cold;dur=0, fn;dur=%.2f\r\n" % (hundredths / 100)
+    for hundredths in range(2000)
+}
+
 
 def write_whole(connection: Connection, request: Request, head: Head, ours: bytes, body: bytes) -> None:
     """Write an answer that came in one piece: the common case. `ours`: the headers that Hearth adds, with their CRLFs."""

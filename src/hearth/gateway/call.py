@@ -26,7 +26,7 @@ from hearth.core.invocation import Outcome
 from hearth.core.permissions import Principal
 from hearth.core.routing import Deployed, Route
 from hearth.gateway import auth
-from hearth.gateway.answer import Answer, write_whole
+from hearth.gateway.answer import TIMINGS, Answer, write_whole
 from hearth.gateway.connection import Connection
 from hearth.gateway.entry import Admitted, admit
 from hearth.gateway.errors import RequestTimeout, for_strangers, status_of
@@ -225,16 +225,19 @@ class FunctionCall:
         shared, connection, version = self._shared, self._connection, self._version
         now = shared.now()
         self._status = status
+        timing = None
         if self._cold == 0.0 == self._queued:
-            timing = b"queue;dur=0, cold;dur=0, fn;dur=%.2f" % ((now - self._sent) * 1000)
-        else:
-            timing = self._timing(now)
-        ours = b"%b%bx-request-id: %b\r\nx-hearth-invocation: %b\r\nserver-timing: %b\r\n" % (
-            version.version_header,
-            shared.common,
-            self.request_id,
-            self.invocation,
-            timing,
+            timing = TIMINGS.get(int((now - self._sent) * 100_000))
+        ours = b"".join(
+            (
+                version.version_header,
+                shared.common,
+                b"x-request-id: ",
+                self.request_id,
+                b"\r\nx-hearth-invocation: ",
+                self.invocation,
+                timing or b"\r\nserver-timing: %b\r\n" % self._timing(now),
+            )
         )
         translated = shared.heads.translate(status, head, version.prefix)
         if end:
@@ -320,6 +323,7 @@ class FunctionCall:
     def _finish(self, now: float) -> None:
         """The warm path's last step: give the instance back, note the call, go on with the connection."""
         self._ended = True
+        self._call = None  # which knows us: without a circle both are gone at once, and no collector has to look for them
         instance, status = self._instance, self._status
         assert instance is not None
         seconds = now - self._sent

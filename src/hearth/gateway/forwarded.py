@@ -85,13 +85,30 @@ def request_head(
     request_id: bytes,
     make_trace: Callable[[], bytes],
 ) -> bytes:
-    """The head of a request frame (docs/reference/guest-protocol.md, "Heads")."""
-    special, prefix, caller = request.special, version.prefix, b""
-    if special:
+    """The head of a request frame (docs/reference/guest-protocol.md, "Heads").
+
+    What differs from request to request stands in three places, so that a request that comes again, byte by byte, on its
+    connection is put together once (`Request.told`), and a guest can know the rest again.
+    """
+    trace = request.special.get(b"traceparent") if request.special else None
+    if trace is None or TRACEPARENT.fullmatch(trace) is None:
+        trace = make_trace()
+    told = request.told
+    if told is None or told[0] is not version:
+        told = (version, *_told(connection, request, version, principal))
+        if request.repeatable:
+            request.told = told
+    _, front, back = told
+    return b"".join((invocation, b"\n", milliseconds, front, request_id, b"\ntraceparent:", trace, back))
+
+
+def _told(
+    connection: Connection, request: Request, version: Deployed, principal: Principal | None
+) -> tuple[bytes, bytes]:
+    """What stands in a request head between the deadline and the request's id, and what follows the trace context."""
+    prefix, caller, lines = version.prefix, b"", request.lines
+    if request.special:
         peer, origin_lines = told_origin(connection, request)
-        trace = special.get(b"traceparent")
-        if trace is None or TRACEPARENT.fullmatch(trace) is None:
-            trace = make_trace()
         lines = _special_lines(request, version.public)
         if principal is not None:
             caller = principal.label.encode()
@@ -101,22 +118,8 @@ def request_head(
         if connection.origin_host != request.host:
             connection.origin_host, connection.origin = request.host, told_origin(connection, request)
         peer, origin_lines = connection.origin
-        trace = make_trace()
-        lines = request.lines
-    head = b"%b\n%b\n%b\n%b\n%b\n%b\n%b\n%b%b\nx-request-id:%b\ntraceparent:%b" % (
-        invocation,
-        milliseconds,
-        request.method,
-        request.path,
-        prefix,
-        caller,
-        peer,
-        origin_lines,
-        prefix,
-        request_id,
-        trace,
-    )
-    return b"\n".join((head, *lines)) if lines else head
+    front = b"\n%b\n%b\n%b\n%b\n%b\nx-request-id:" % (request.method, request.path, prefix, caller, peer)
+    return front, b"\n".join((b"\n" + origin_lines + prefix, *lines))
 
 
 def _special_lines(request: Request, public: bool) -> list[bytes]:

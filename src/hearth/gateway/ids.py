@@ -6,6 +6,7 @@ from hearth.ports.clock import Ids
 
 _DIGITS = b"0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = tuple(bytes((a, b)) for a in _DIGITS for b in _DIGITS)  # the last ten bits, as an id writes them
+_BASE32 = bytes.maketrans(_DIGITS, b"0123456789abcdefghijklmnopqrstuv")  # the digits that int() knows
 _HEX = tuple(b"%03x" % number for number in range(1024))
 _RUN = len(_PAIRS)
 _FRESH = 0.001  # seconds that one prefix is used: ids are sorted by milliseconds
@@ -50,8 +51,5 @@ class InvocationIds:
         self._prefix = made[:-2]
         self._stamp = now
         self._next = self._traced = 0
-        value = 0
-        for digit in made[4:]:
-            value = value << 5 | _DIGITS.index(digit)
-        bits = b"%032x" % (value & (1 << 128) - 1)
+        bits = b"%032x" % (int(made[4:].translate(_BASE32), 32) & (1 << 128) - 1)
         self._trace = (b"00-" + bits[4:] + b"8", b"-" + bits[-13:])

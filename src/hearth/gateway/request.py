@@ -72,6 +72,7 @@ class Request:
         "size",
         "special",
         "target",
+        "told",
     )
 
     def __init__(
@@ -100,6 +101,9 @@ class Request:
         self.key = (b"", b"")  # namespace and function; set by the door
         self.path = b""  # what the function sees
         self.delivered = False  # a handler has been told that the body is complete
+        self.told: tuple[object, bytes, bytes] | None = (
+            None  # for a version, what its guest is told of this request
+        )
 
     @property
     def repeatable(self) -> bool:

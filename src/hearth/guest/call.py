@@ -35,22 +35,16 @@ class Wire(Protocol):
 class StreamCall:
     """`ports.guest.Call` on a stream of a connection."""
 
-    __slots__ = (
-        "_blocked",
-        "_end",
-        "_owed",
-        "_unsent",
-        "_wire",
-        "answered",
-        "credit",
-        "ended",
-        "exchange",
-        "head",
-        "left",
-        "send_credit",
-        "sent_end",
-        "stream",
-    )
+    # Class attributes are what most calls never change: an object is made for each, so it sets only what it must.
+    sent_end = False
+    credit = frames.WINDOW  # bytes of the response's body that the guest may still send
+    answered = False  # the response's head has come
+    ended = False  # nothing more is to be heard or said
+    left = -1  # bytes still missing of the announced content-length; -1: none was announced
+    _owed = 0  # bytes consumed and not yet given back as credit
+    _unsent: bytearray | None = None
+    _end = False  # END follows the unsent bytes
+    _blocked = False  # `write` returned False and `on_writable` is owed
 
     def __init__(self, wire: Wire, stream: int, head: bytes, send_credit: int, exchange: Exchange) -> None:
         self._wire = wire
@@ -58,15 +52,6 @@ class StreamCall:
         self.head = head
         self.exchange = exchange
         self.send_credit = send_credit  # bytes of the request's body that the guest will still take
-        self.sent_end = False
-        self.credit = frames.WINDOW  # bytes of the response's body that the guest may still send
-        self.answered = False  # the response's head has come
-        self.ended = False  # nothing more is to be heard or said
-        self.left = -1  # bytes still missing of the announced content-length; -1: none was announced
-        self._owed = 0  # bytes consumed and not yet given back as credit
-        self._unsent: bytearray | None = None
-        self._end = False  # END follows the unsent bytes
-        self._blocked = False  # `write` returned False and `on_writable` is owed
 
     def write(self, data: bytes, end: bool) -> bool:
         """Send more of the request's body; False: stop until `on_writable`."""

@@ -26,7 +26,7 @@ async def _handle(loop, connection, call, make, stream):
     invocation = context.aws_request_id
     logs.current.set(invocation)
     try:
-        value = call(make.event(stream), context)
+        value = call(make.event(stream, invocation), context)
         if hasattr(value, "__await__"):
             value = await value
         head, body = of(value)

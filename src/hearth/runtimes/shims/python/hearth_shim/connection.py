@@ -187,7 +187,7 @@ class Connection:
         stream = Stream(self, number, head, self.window, monotonic())
         if size:
             stream.received = size
-            stream.chunks.append(data[head_end:stop])
+            stream.add(data[head_end:stop])
         self.streams[number] = stream
         if end:
             stream.whole = True
@@ -210,7 +210,7 @@ class Connection:
         if stream.whole:
             return
         if size:
-            stream.chunks.append(payload)
+            stream.add(payload)
         if end:
             stream.whole = True
         if self.whole_bodies:

@@ -6,14 +6,13 @@ from time import monotonic
 class Context:
     """Names as in AWS Lambda."""
 
-    __slots__ = ("_deadline", "_settings", "aws_request_id", "client_context", "identity")
+    __slots__ = ("_settings", "_stream", "aws_request_id")
+    identity = client_context = None
 
-    def __init__(self, settings, invocation, deadline):
+    def __init__(self, settings, stream, invocation):
         self._settings = settings
-        self._deadline = deadline  # seconds, monotonic
+        self._stream = stream
         self.aws_request_id = invocation
-        self.identity = None
-        self.client_context = None
 
     @property
     def function_name(self):
@@ -42,7 +41,8 @@ class Context:
 
     def get_remaining_time_in_millis(self):
         """Milliseconds until the platform gives up on this request; never below 0."""
-        return max(0, int((self._deadline - monotonic()) * 1000))
+        stream = self._stream
+        return max(0, int((stream.arrived - monotonic()) * 1000) + int(stream.head[1]))
 
     def __repr__(self):
         return f"Context(aws_request_id={self.aws_request_id!r}, function_name={self.function_name!r})"

@@ -5,7 +5,7 @@ https://docs.aws.amazon.com/lambda/latest/dg/urls-invocation.html#urls-payloads
 
 from binascii import b2a_base64
 from time import gmtime, time
-from urllib.parse import parse_qsl
+from urllib.parse import unquote_plus
 
 from .context import Context
 
@@ -52,24 +52,33 @@ class EventMaker:
 
     def __init__(self, settings):
         self._settings = settings
+        self._function = settings["function"]
         self._headers = _Remember(_read_headers)
         self._targets = _Remember(_read_target)
-        self._second = (0, "")
+        self._date = (0, "")
 
     def context(self, stream):
-        head = stream.head
-        return Context(self._settings, head[0].decode("latin-1"), stream.arrived + int(head[1]) / 1000)
+        return Context(self._settings, stream, stream.head[0].decode("latin-1"))
 
-    def event(self, stream):
+    def event(self, stream, invocation):
         """The event; every part of it is the handler's own to change."""
         head = stream.head
-        if len(head) > 8:
-            headers, cookies, host, agent, text = self._headers[head[8]]
+        block = head[8] if len(head) > 8 else b""
+        if block.startswith(b"x-request-id:"):  # the host puts first what no two requests have alike
+            request_id, trace, *rest = block.split(b"\n", 2)
+            headers, cookies, host, domain, agent, text = self._headers[rest[0] if rest else b""]
             headers = headers.copy()
+            headers["x-request-id"] = request_id[13:].decode("latin-1")
+            headers["traceparent"] = trace[12:].decode("latin-1")
         else:
-            headers, cookies, host, agent, text = {}, None, "", "", False
+            headers, cookies, host, domain, agent, text = self._headers[block]
+            headers = headers.copy()
         path, query, parameters = self._targets[head[3]]
         now = time()
+        second = int(now)
+        date = self._date
+        if date[0] != second:
+            date = self._date = (second, _date(second))
         event = {
             "version": "2.0",
             "routeKey": "$default",
@@ -78,9 +87,9 @@ class EventMaker:
             "headers": headers,
             "requestContext": {
                 "accountId": "anonymous",
-                "apiId": self._settings["function"],
+                "apiId": self._function,
                 "domainName": host,
-                "domainPrefix": host.partition(".")[0],
+                "domainPrefix": domain,
                 "http": {
                     "method": head[2].decode("latin-1"),
                     "path": path,
@@ -88,10 +97,10 @@ class EventMaker:
                     "sourceIp": head[6].decode("latin-1"),
                     "userAgent": agent,
                 },
-                "requestId": head[0].decode("latin-1"),
+                "requestId": invocation,
                 "routeKey": "$default",
                 "stage": "$default",
-                "time": self._date(int(now)),
+                "time": date[1],
                 "timeEpoch": int(now * 1000),
             },
             "isBase64Encoded": False,
@@ -102,9 +111,8 @@ class EventMaker:
             event["queryStringParameters"] = parameters.copy()
         if head[5]:
             event["requestContext"]["authorizer"] = {"hearth": {"caller": head[5].decode("latin-1")}}
-        body = stream.body()
-        if body:
-            self._body(event, body, text)
+        if stream.chunks:
+            self._body(event, stream.body(), text)
         return event
 
     def _body(self, event, body, text):
@@ -117,21 +125,17 @@ class EventMaker:
         event["body"] = b2a_base64(body, newline=False).decode()
         event["isBase64Encoded"] = True
 
-    def _date(self, second):
-        known = self._second
-        if known[0] != second:
-            t = gmtime(second)
-            text = (
-                f"{t.tm_mday:02}/{_MONTHS[t.tm_mon - 1]}/{t.tm_year}"
-                f":{t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02} +0000"
-            )
-            known = self._second = (second, text)
-        return known[1]
+
+def _date(second):
+    t = gmtime(second)
+    return (
+        f"{t.tm_mday:02}/{_MONTHS[t.tm_mon - 1]}/{t.tm_year}:{t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02} +0000"
+    )
 
 
 def _read_headers(block):
     headers, cookies = {}, None
-    for name, value in fields(block):
+    for name, value in fields(block) if block else ():
         if name == "cookie":
             found = [part.strip() for part in value.split(";") if part.strip()]
             cookies = found if cookies is None else cookies + found
@@ -142,7 +146,8 @@ def _read_headers(block):
     host = headers.get("host", "")
     if not host.startswith("["):
         host = host.partition(":")[0]
-    return headers, cookies, host, headers.get("user-agent", ""), is_text(headers.get("content-type", ""))
+    text = is_text(headers.get("content-type", ""))
+    return headers, cookies, host, host.partition(".")[0], headers.get("user-agent", ""), text
 
 
 def _read_target(target):
@@ -150,6 +155,13 @@ def _read_target(target):
     if not query:
         return path, "", None
     parameters = {}
-    for name, value in parse_qsl(query, keep_blank_values=True):
+    for pair in query.split("&"):
+        if not pair:
+            continue
+        if "%" in pair or "+" in pair:
+            name, _, value = pair.partition("=")
+            name, value = unquote_plus(name), unquote_plus(value)
+        else:
+            name, _, value = pair.partition("=")
         parameters[name] = parameters[name] + "," + value if name in parameters else value
     return path, query, parameters or None

@@ -15,7 +15,9 @@ _header = Struct(">IBBI")
 
 # The invocation whose code runs here. A task that a handler makes inherits it; a thread that it starts does not.
 current = ContextVar("hearth_invocation", default=None)
+unfinished = set()  # invocations that have begun a line and not ended it
 _sender = None
+_streams = ()
 
 
 class Sender:
@@ -144,11 +146,13 @@ class Lines(TextIOBase):
                 before = partial.get(invocation, "")
                 if len(before) <= LINE_MAX:  # the rest of an endless line is cut anyway
                     partial[invocation] = before + text
+                    unfinished.add(invocation)
                 return len(text)
             texts = (partial.pop(invocation, "") + text).split("\n")
             last = texts.pop()
             if last:
                 partial[invocation] = last
+                unfinished.add(invocation)
         self._sender.lines(invocation, self._name, "info", texts)
         return len(text)
 
@@ -166,11 +170,10 @@ class Lines(TextIOBase):
 
 def install(connection):
     """Take over sys.stdout, sys.stderr and what `logging` does when nobody set it up."""
-    global _sender
+    global _sender, _streams
     _sender = Sender(connection)
     connection.on_log_credit = _sender.grant
-    sys.stdout = Lines(_sender, "stdout", 1)
-    sys.stderr = Lines(_sender, "stderr", 2)
+    _streams = sys.stdout, sys.stderr = Lines(_sender, "stdout", 1), Lines(_sender, "stderr", 2)
 
 
 def install_logging():
@@ -211,10 +214,11 @@ def error(invocation, text):
 
 
 def finish(invocation):
-    """An invocation is over: send what it printed without a line break at its end."""
-    for stream in (sys.stdout, sys.stderr):
-        if type(stream) is Lines:
-            stream.finish(invocation)
+    """An invocation is over: send what it printed without a line break at its end. Only to be called when there is
+    something in `unfinished`."""
+    unfinished.discard(invocation)
+    for stream in _streams:
+        stream.finish(invocation)
 
 
 def close():

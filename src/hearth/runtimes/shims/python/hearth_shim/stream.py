@@ -18,46 +18,34 @@ class Stream:
     """Counters are written by one side each: `received` and `granted` by who reads the socket, `allowed` and `sent`
     by who runs the handler. So threads need no lock for them."""
 
-    __slots__ = (
-        "_owed",
-        "allowed",
-        "arrived",
-        "cancelled",
-        "chunks",
-        "connection",
-        "ended",
-        "granted",
-        "head",
-        "number",
-        "reason",
-        "received",
-        "sent",
-        "started",
-        "task",
-        "waiter",
-        "whole",
-    )
+    # Class attributes are what most requests never change: an object is made for each, so it sets only what it must.
+    chunks = ()  # of the body; a deque once there are any
+    whole = False  # the request's END has come
+    received = 0
+    allowed = 262144
+    sent = 0
+    cancelled = False
+    reason = ""
+    started = False  # the answer's head has left
+    ended = False  # the answer is complete
+    waiter = None  # called once when something has changed
+    task = None
+    _owed = 0
 
     def __init__(self, connection, number, head, window, arrived):
         self.connection = connection
         self.number = number
         self.head = head  # the eight lines, and the headers in one piece when there are any
-        self.chunks = deque()
-        self.whole = False  # the request's END has come
-        self.received = 0
-        self.allowed = 262144
         self.granted = window
-        self.sent = 0
-        self.cancelled = False
-        self.reason = ""
-        self.started = False  # the answer's head has left
-        self.ended = False  # the answer is complete
         self.arrived = arrived  # seconds, monotonic
-        self.waiter = None  # called once when something has changed
-        self.task = None
-        self._owed = 0
 
     # The request's body.
+
+    def add(self, chunk):
+        """More of it has come. Only by who reads the socket."""
+        if type(self.chunks) is tuple:
+            self.chunks = deque()
+        self.chunks.append(chunk)
 
     def take_in(self, size):
         """`size` bytes have been taken off our hands: let the host send as many more."""

@@ -6,6 +6,8 @@ from . import answer, logs, report
 from .answer import BadResponse, of, stream_head
 from .stream import Disconnected
 
+_PLAIN = frozenset((str, dict, bytes, list, type(None)))  # values that nobody awaits
+
 
 def send_all(stream, data, end):
     """Send bytes as credit comes; waits. Raises Disconnected."""
@@ -19,21 +21,25 @@ def send_all(stream, data, end):
 def runner(connection, found, make):
     """The function that answers one stream."""
     call = found.call
-    set_current = logs.current.set
+    set_current, unfinished, finish = logs.current.set, logs.unfinished, logs.finish
+    context_of, event_of = make.context, make.event
 
     def run(stream):
         if stream.cancelled:
             return stream.put_down()
-        context = make.context(stream)
+        context = context_of(stream)
         invocation = context.aws_request_id
         set_current(invocation)
         try:
-            value = call(make.event(stream), context)
-            if inspect.isawaitable(value):  # a plain function that returns a coroutine
+            value = call(event_of(stream, invocation), context)
+            if type(value) not in _PLAIN and inspect.isawaitable(
+                value
+            ):  # of a plain function that returns a coroutine
                 value = _awaited(value)
             head, body = of(value)
             if type(body) is bytes:
-                logs.finish(invocation)
+                if unfinished:
+                    finish(invocation)
                 if stream.cancelled:
                     pass
                 elif stream.fits(len(body)):
@@ -48,10 +54,13 @@ def runner(connection, found, make):
         except BaseException as error:  # SystemExit too: this request failed, the instance goes on
             fail(connection, stream, invocation, error)
         finally:
-            logs.finish(invocation)
+            if unfinished:
+                finish(invocation)
             set_current(None)
-            connection.end_if_forked()
-            stream.put_down()
+            if connection.closed:
+                connection.end_if_forked()
+            if stream.cancelled:
+                stream.put_down()
 
     return run
 
