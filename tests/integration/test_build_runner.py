@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from hearth.blobs.local import LocalBlobs
-from hearth.build.discover import Places
 from hearth.build.registries import read_registries
 from hearth.build.runner import Runner
 from hearth.build.sandbox import BuildLimits
@@ -39,7 +38,7 @@ class CountedIds:
 class Bench:
     """A runner on a data directory, its driver and what it said."""
 
-    def __init__(self, folder: Path, may: BuildLimits | None = None, places: Places | None = None) -> None:
+    def __init__(self, folder: Path, may: BuildLimits | None = None) -> None:
         self.blobs = LocalBlobs(folder)
         self.toolchain_folder = folder / "toolchains"
         self.toolchain_folder.mkdir()
@@ -51,7 +50,7 @@ class Bench:
         self.driver = SubprocessDriver(folder / "disks", kinds)
         self.registries = read_registries(REGISTRY, npmrc="//127.0.0.1/:_authToken=npm-s3cret\n")
         uv = Path("/nonexistent/uv")
-        toolchains = Toolchains(self.toolchain_folder, self.registries, uv, places or machine_places())
+        toolchains = Toolchains(self.toolchain_folder, self.registries, uv, machine_places())
         self.ids = CountedIds()
         self.lines: list[str] = []
         self.runner = Runner(
@@ -65,6 +64,10 @@ class Bench:
             seeds={"go": lambda toolchain: BuildPlan(f'echo {toolchain.version} > "$OUT/std"; echo seeding')},
             may=may,
         )
+
+    def unfinished(self) -> list[str]:
+        """What lies in the folder of blobs that are not whole: while this process lives, also its mark that it does."""
+        return os.listdir(self.blobs.path("source", "0" * 64).parent.parent / "tmp")
 
     async def source(self, **files: str) -> str:
         staged = self.blobs.staging()
@@ -88,16 +91,26 @@ class Bench:
         with pytest.raises(BuildFailed) as caught:
             await self.build(script)
         assert caught.value.details["reason"] == reason
-        assert list((self.blobs.path("source", "0" * 64).parent.parent / "tmp").iterdir()) == []
+        assert [name for name in self.unfinished() if not name.startswith("mark-")] == []
         assert self.driver.started == {}
         return caught.value
 
 
+@contextlib.asynccontextmanager
+async def bench_in(folder: Path, may: BuildLimits | None = None) -> AsyncIterator[Bench]:
+    """Nothing may be left of it: no file of what was not finished, no descriptor."""
+    before = set(os.listdir("/proc/self/fd"))
+    made = Bench(folder, may)
+    yield made
+    made.blobs.close()
+    assert made.unfinished() == []
+    assert set(os.listdir("/proc/self/fd")) <= before
+
+
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    before = set(os.listdir("/proc/self/fd"))
-    yield Bench(tmp_path)
-    assert set(os.listdir("/proc/self/fd")) <= before
+    async with bench_in(tmp_path) as made:
+        yield made
 
 
 async def test_output_and_log(bench: Bench) -> None:
@@ -172,8 +185,8 @@ async def test_places(bench: Bench) -> None:
 
 
 async def test_timeout(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, BuildLimits(timeout=0.2))
-    await bench.fails("echo before; sleep 600 & sleep 600", "timeout")
+    async with bench_in(tmp_path, BuildLimits(timeout=0.2)) as bench:
+        await bench.fails("echo before; sleep 600 & sleep 600", "timeout")
 
 
 async def test_oom(bench: Bench) -> None:

@@ -117,6 +117,7 @@ async def site(folder: Path, places: Places | None = None, **may: float) -> Asyn
         )
         yield Site(blobs, runner, toolchains)
         assert await driver.list_owned(None) == []
+        blobs.close()
         assert list((data / "tmp").iterdir()) == []
     finally:
         await driver.close()
