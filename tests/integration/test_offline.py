@@ -16,7 +16,7 @@ async def test_a_lost_password_is_reset_and_sessions_end() -> None:
     async with setting() as at:  # the platform runs meanwhile
         user = await at.user()
         session = at.ids.new("session")
-        await at.store.add_session(session, user.id, b"r" * 32, at.clock.now_ms() + 1000)
+        await at.store.add_session(session, user.id, b"r" * 32, at.clock.now_ms() + 1000, label="cli")
         found = await asyncio.to_thread(
             reset_password, at.path.parent, " JO@example.com", "seven new red hats"
         )
