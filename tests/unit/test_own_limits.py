@@ -6,6 +6,7 @@ import os
 import resource
 import select
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,11 +49,38 @@ def test_a_keeper_in_its_supervisors_leaf_uses_the_group_above(tmp_path: Path) -
     assert base is not None and base.path == own
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everything")
-def test_a_group_that_is_not_his_to_write_is_not(tmp_path: Path) -> None:
-    own = group(tmp_path / "user.slice/hearth.service")
-    (own / "cgroup.subtree_control").chmod(0o444)
-    assert delegated_base(tmp_path, OWN) is None
+# Whether a group is taken for delegated whose whole, or one part of it, is not its user's to write. Everything is made and asked
+# by that user; root, who may write everything, becomes one first, when all is imported (this tree may be closed to him).
+AS_A_USER = """
+import os, sys, tempfile
+from pathlib import Path
+from hearth.drivers.bubblewrap.cgroup_v2 import delegated_base
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+with tempfile.TemporaryDirectory(dir="/tmp") as root:
+    own = Path(root, "unit")
+    own.mkdir()
+    for name in ("cgroup.procs", "cgroup.subtree_control"):
+        (own / name).write_text("")
+    place = own / sys.argv[1]
+    if sys.argv[2] == "closed":
+        place.chmod(place.stat().st_mode & ~0o222)
+    print(delegated_base(Path(root), "0::/unit") is not None)
+    own.chmod(0o755)
+"""
+
+
+@pytest.mark.parametrize("part", [".", "cgroup.procs", "cgroup.subtree_control"])
+def test_a_group_that_is_not_his_to_write_is_not(part: str) -> None:
+    def taken(state: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", AS_A_USER, part, state], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    assert (taken("open"), taken("closed")) == ("True", "False")
 
 
 def test_the_root_of_the_tree_is_nobodys(tmp_path: Path) -> None:
