@@ -7,7 +7,6 @@ import errno
 import json
 import os
 import select
-import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -380,7 +379,7 @@ async def test_the_hosts_new_address_is_followed(
     await until(lambda: new not in run(f"nft list set inet {TABLE} host4"))
 
 
-@pytest.mark.skipif(shutil.which("iptables") is None, reason="dockerd needs iptables, and here is none")
+@pytest.mark.program("iptables")  # dockerd uses it
 async def test_a_dockerd_that_starts_later_is_told_of_us(networks: HostNetworks) -> None:
     run("iptables -N DOCKER-USER")
     try:

@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from tests.contract.driver_cases import Rig
+from tests.machine import elsewhere
 from tests.security.jail import HELPERS, drop_options, told
 
 pytestmark = [pytest.mark.root, pytest.mark.own]
@@ -48,7 +49,7 @@ print(json.dumps({
 @pytest.mark.parametrize("bits", ["int80", "x32"])
 async def test_foreign_calling_conventions_are_killed(rig: Rig, bits: str) -> None:
     if os.uname().machine != "x86_64":
-        pytest.skip("x86-64 only")
+        elsewhere("x86-64 only")
     if bits == "x32":
         code = "libc.syscall(ctypes.c_long(0x40000000 | 39))"
     else:
@@ -67,7 +68,7 @@ async def test_a_user_namespace_can_be_made_without_disable_userns(
 ) -> None:
     """Negative control: with the filters away, --disable-userns alone must hold; without it nothing does."""
     if os.uname().machine != "x86_64":
-        pytest.skip("x86-64 numbers")
+        elsewhere("x86-64 numbers")
     shared = rig.inner._machine
     object.__setattr__(shared.filters, "programs", ())
     monkeypatch.setattr("hearth.drivers.bubblewrap.program.check_confined", lambda *_: None)
