@@ -8,22 +8,12 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from hearth.build.discover import go_version
 from hearth.core.function import FunctionConfig
 from hearth.core.launch import Toolchain
 from hearth.runtimes.go import GoRuntime, seed_name
 
 SHIM = Path(__file__).parents[2] / "src/hearth/runtimes/shims/go"
 LAUNCHER = ["/usr/bin/python3", "-I", "-S", "-B", str(SHIM / "launcher.py")]
-_ROOTS = (Path("/usr/local/go"), Path("/usr/lib/go"))
-
-
-def find_toolchain() -> Toolchain | None:
-    """The machine's Go, or None."""
-    for root in _ROOTS:
-        if version := go_version(root):
-            return Toolchain("go", version, str(root / "bin/go"))
-    return None
 
 
 def seed(toolchain: Toolchain) -> Path:

@@ -31,8 +31,9 @@ from tests.integration.shim_host import (
     window,
     write_files,
 )
+from tests.toolchains import on_the_host
 
-TOOLCHAIN = go_function.find_toolchain()
+TOOLCHAIN = on_the_host("go")
 VECTORS = json.loads((Path(__file__).parents[1] / "contract/guest_vectors.json").read_text())
 pytestmark = [
     pytest.mark.skipif(TOOLCHAIN is None, reason="no go on this machine"),

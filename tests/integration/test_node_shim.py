@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,11 +25,12 @@ from tests.integration.shim_host import (
     window,
     write_files,
 )
+from tests.toolchains import on_the_host
 
-NODE = shutil.which("node", path="/usr/local/bin:/usr/bin:/bin")
+TOOLCHAIN = on_the_host("node")
 SHIM = Path(__file__).parents[2] / "src/hearth/runtimes/shims/node/main.mjs"
 VECTORS = json.loads((Path(__file__).parents[1] / "contract/guest_vectors.json").read_text())
-pytestmark = pytest.mark.skipif(NODE is None, reason="no node on this machine")
+pytestmark = pytest.mark.skipif(TOOLCHAIN is None, reason="no node on this machine")
 
 ECHO = """export const handler = async (event) => ({
   statusCode: 200, headers: {'content-type': 'application/octet-stream'},
@@ -42,7 +42,7 @@ FETCH_ECHO = """export default { fetch: (request) =>
 @contextmanager
 def loaded(folder: Path, files: dict[str, str] | str, **more: Any) -> Iterator[Host]:
     write_files(folder, {"handler.mjs": files} if isinstance(files, str) else files)
-    with shim([str(NODE), str(SHIM)]) as host:
+    with shim([TOOLCHAIN.bin, str(SHIM)]) as host:
         kind, said = host.load(folder, **more)
         assert kind == READY, said
         host.ready = said
@@ -51,7 +51,7 @@ def loaded(folder: Path, files: dict[str, str] | str, **more: Any) -> Iterator[H
 
 def refused(folder: Path, files: dict[str, str], **more: Any) -> dict[str, Any]:
     write_files(folder, files)
-    with shim([str(NODE), str(SHIM)]) as host:
+    with shim([TOOLCHAIN.bin, str(SHIM)]) as host:
         kind, said = host.load(folder, **more)
         assert kind == INIT_ERROR
         assert host.gone() == 1
@@ -66,7 +66,7 @@ def test_vectors(tmp_path: Path, vector: dict[str, Any], echo: str) -> None:
 
 
 def test_hello_names_the_runtime(tmp_path: Path) -> None:
-    with shim([str(NODE), str(SHIM)]) as host:
+    with shim([TOOLCHAIN.bin, str(SHIM)]) as host:
         assert (host.hello["version"], host.hello["runtime"]) == (1, "node")
         assert host.hello["window"] == 262144
 
@@ -484,7 +484,7 @@ def test_handler_setting_that_names_nothing(tmp_path: Path) -> None:
 
 def test_exit_at_import(tmp_path: Path) -> None:
     write_files(tmp_path, {"handler.mjs": "console.log('going'); process.exit(3)"})
-    with shim([str(NODE), str(SHIM)]) as host, pytest.raises(AssertionError, match="before ready"):
+    with shim([TOOLCHAIN.bin, str(SHIM)]) as host, pytest.raises(AssertionError, match="before ready"):
         host.load(tmp_path)
     assert host.process.returncode == 3
     assert [line["text"] for line in host.logs] == ["going"]

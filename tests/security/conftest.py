@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import uv
 
-from hearth.build.discover import discover, pick
 from hearth.build.registries import read_registries
 from hearth.build.toolchains import Toolchains, machine_places
 from hearth.core.launch import Toolchain
@@ -27,6 +26,7 @@ from hearth.runtimes.python import PythonRuntime
 from tests.contract.driver_cases import Rig, bubblewrap_rig
 from tests.integration import go_function
 from tests.security.functions import GO, NODE, PYTHON, Language, Running, become_hostile, opened
+from tests.toolchains import FETCHED, found, on_the_host
 
 Languages = Callable[[str], Language]
 RigOf = Callable[..., Awaitable[Rig]]
@@ -74,15 +74,11 @@ async def rig_of(tmp_path: Path) -> AsyncIterator[RigOf]:
 @pytest.fixture(scope="session")
 def languages(tmp_path_factory: pytest.TempPathFactory) -> Languages:
     """``python``, ``own-python`` (the one that runs Hearth), ``node``, ``node-wheel``, ``go``; each made ready once."""
-    places = machine_places()
 
-    def system(runtime: str) -> Toolchain:
-        found = pick(
-            [one for one in discover(places, Path("/nonexistent")) if one.mount is None], runtime, ""
-        )
-        if found is None:
-            pytest.skip(f"this machine has no {runtime} of its own")
-        return found
+    def there(toolchain: Toolchain | None) -> Toolchain:
+        if toolchain is None:
+            pytest.skip("this machine lacks a language")
+        return toolchain
 
     def written(name: str, text: str) -> Path:
         folder = tmp_path_factory.mktemp("code")
@@ -93,15 +89,16 @@ def languages(tmp_path_factory: pytest.TempPathFactory) -> Languages:
     @cache
     def make(kind: str) -> Language:
         if kind == "python":
-            return Language(PythonRuntime(), system("python"), written("handler.py", PYTHON))
+            return Language(PythonRuntime(), there(found("python")), written("handler.py", PYTHON))
         if kind == "node":
-            return Language(NodeRuntime(), system("node"), written("handler.mjs", NODE))
+            return Language(NodeRuntime(), there(found("node")), written("handler.mjs", NODE), FETCHED)
         if kind == "node-wheel":
             folder = tmp_path_factory.mktemp("toolchains")
             toolchain = _wheel(folder, tmp_path_factory.mktemp("no-system"))
             return Language(NodeRuntime(), toolchain, written("handler.mjs", NODE), folder)
         assert kind == "go"
-        return Language(GoRuntime(), system("go"), _go(tmp_path_factory.mktemp("go"), system("go")))
+        toolchain = there(on_the_host("go"))
+        return Language(GoRuntime(), toolchain, _go(tmp_path_factory.mktemp("go"), toolchain))
 
     return make
 

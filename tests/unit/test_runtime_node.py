@@ -15,15 +15,16 @@ from hearth.core.errors import BuildFailed
 from hearth.core.function import FunctionConfig
 from hearth.core.launch import Mount, Toolchain
 from hearth.runtimes.node import NodeRuntime
+from tests.toolchains import on_the_host
 
 SHIM = Path(__file__).parents[2] / "src/hearth/runtimes/shims/node"
-NODE = shutil.which("node", path="/usr/local/bin:/usr/bin:/bin")
+NODE = on_the_host("node")
 HANDLER = {"handler.mjs": "export const handler = async () => 'x'"}
 with_node = pytest.mark.skipif(NODE is None, reason="no node on this machine")
 
 
 def toolchain(version: str = "20.20.2", mount: Mount | None = None) -> Toolchain:
-    return Toolchain("node", version, str(NODE or "/usr/bin/node"), mount)
+    return Toolchain("node", version, NODE.bin if NODE else "/usr/bin/node", mount)
 
 
 def config(**more: Any) -> FunctionConfig:
@@ -44,7 +45,11 @@ def build(folder: Path, files: dict[str, str], **more: Any) -> subprocess.Comple
     plan = runtime.plan_build(source(folder, files), config(**more), toolchain())
     for name in ("out", "cache", "home"):
         (folder / name).mkdir(exist_ok=True)
-    env = {"PATH": "/usr/bin:/bin", "HOME": str(folder / "home"), **dict(plan.env)}
+    env = {
+        "PATH": f"{Path(toolchain().bin).parent}:/usr/bin:/bin",
+        "HOME": str(folder / "home"),
+        **dict(plan.env),
+    }
     env |= {"OUT": str(folder / "out"), "CACHE": str(folder / "cache")}
     env |= {
         name: os.environ[name]
