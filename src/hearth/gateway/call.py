@@ -77,12 +77,12 @@ class FunctionCall:
     def begin(self, route: Route | None) -> None:
         """Find out where the request goes and whether it may."""
         special = self._request.special
-        if not special and route is not None:
-            version = route.live.only or route.live.pick(self._shared.chance())
-            if version.public:
-                return self._enter(version)
         if special:
             self.request_id = self._shared.request_id(self._request, self.invocation)
+        if route is not None:
+            version = route.live.only or route.live.pick(self._shared.chance())
+            if version.public and not (special and self._request.addressed):
+                return self._enter(version)
         verdict = admit(self._shared, route, special, self._request.key)
         if isinstance(verdict, Admitted):
             return self._admitted(verdict)

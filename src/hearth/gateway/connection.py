@@ -261,7 +261,7 @@ class Connection(asyncio.Protocol):
                 self.expires = self.door.now() + limits.BODY_TIMEOUT
         elif request.body or (request.complete and not request.delivered):
             request.delivered = request.complete
-            body, request.body = request.body, []
+            body, request.body = request.body, ()
             self.handler.body(b"".join(body), request.complete)
 
     # Ends.

@@ -7,6 +7,7 @@ announced end, a chunked body in pieces too small to hold many heads. Its callba
 from __future__ import annotations
 
 from collections import deque
+from functools import lru_cache
 
 import httptools
 
@@ -24,6 +25,7 @@ class Parser:
     """What has been read and not yet been acted upon: `heads`, `receiving`, `fault`."""
 
     __slots__ = (
+        "_good_host",
         "_host",
         "_inner",
         "_lines",
@@ -43,6 +45,7 @@ class Parser:
         self.head_bytes = 0  # of the head that is coming, or of a chunked body since its last byte of content
         self._inner = httptools.HttpRequestParser(self)
         self._url = b""
+        self._good_host = b""  # the last one that was looked at
         self._host: bytes | None = None
         self._lines: list[bytes] = []
         self._special = NONE
@@ -82,21 +85,21 @@ class Parser:
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._muted or self.receiving is not None:
             return  # trailers are not passed on (RFC 9110, section 6.5.1, allows it)
-        name = name.lower()
+        name, special = _known(name)
         value = value.strip(b" \t")
-        if name == b"host":
+        if not special:
+            self._lines.append(name + b":" + value)
+        elif name == b"host":
             if self._host is not None:
                 self.fault = Malformed("more than one Host header")
             self._host = value
-        elif name in SPECIAL or name[:9] == b"x-hearth-":
+        else:
             if self._special is NONE:
                 self._special = {}
             try:
                 add_special(self._special, name, value)
             except Malformed as error:
                 self.fault = error
-        else:
-            self._lines.append(name + b":" + value)
 
     def on_headers_complete(self) -> None:
         if self._muted or self.fault is not None:
@@ -114,8 +117,7 @@ class Parser:
         request = self.receiving
         if request is not None:
             self.head_bytes = 0
-            request.size += len(body)
-            request.body.append(body)
+            request.add(body)
 
     def on_message_complete(self) -> None:
         request = self.receiving
@@ -130,11 +132,14 @@ class Parser:
         special, host = self._special, self._host
         keep_alive = self._inner.should_keep_alive()
         # Without a Connection header only HTTP/1.1 keeps alive; the version's text costs more than this question.
-        version = "1.1" if keep_alive and not special else self._inner.get_http_version()
+        known = keep_alive and b"connection" not in special
+        version = "1.1" if known else self._inner.get_http_version()
         if version not in ("1.1", "1.0") or (host is None and version == "1.1"):
             raise Malformed("HTTP/1.1 with exactly one Host header is needed")
-        if host is not None and HOST.fullmatch(host) is None:
-            raise Malformed("the Host header is malformed")
+        if host is not None and host != self._good_host:
+            if HOST.fullmatch(host) is None:
+                raise Malformed("the Host header is malformed")
+            self._good_host = host
         if len(self._url) > limits.URL_MAX:
             raise UriTooLong(f"the URL is longer than {limits.URL_MAX} bytes")
         if len(self._lines) + len(special) > limits.HEADER_FIELDS_MAX or self.head_bytes > _HEAD_MAX:
@@ -174,6 +179,13 @@ class Parser:
         return HeadersTooLarge(
             f"the headers are larger than {limits.HEADER_BYTES_MAX} bytes or more than {limits.HEADER_FIELDS_MAX}"
         )
+
+
+@lru_cache(1024)
+def _known(name: bytes) -> tuple[bytes, bool]:
+    """A header's name in lower case, and whether the header is the gateway's own affair."""
+    name = name.lower()
+    return name, name == b"host" or name in SPECIAL or name.startswith(b"x-hearth-")
 
 
 def _body_length(special: dict[bytes, bytes], http10: bool) -> int | None:

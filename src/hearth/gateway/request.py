@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from hearth.gateway.errors import Malformed
 
@@ -56,24 +57,15 @@ class Request:
         length: announced bytes of the body; None: it is chunked.
     """
 
-    __slots__ = (
-        "body",
-        "complete",
-        "delivered",
-        "expects",
-        "host",
-        "http10",
-        "keep_alive",
-        "key",
-        "length",
-        "lines",
-        "method",
-        "path",
-        "size",
-        "special",
-        "target",
-        "told",
-    )
+    # Class attributes are what most requests never change: an object is made for each, so it sets only what it must.
+    expects = False  # waits for 100 Continue before it sends its body
+    body: Sequence[bytes] = ()
+    size = 0  # bytes of the body that have come
+    complete = False
+    key = (b"", b"")  # namespace and function; set by the door
+    path = b""  # what the function sees
+    delivered = False  # a handler has been told that the body is complete
+    told: tuple[object, bytes, bytes] | None = None  # for a version, what its guest is told of this request
 
     def __init__(
         self,
@@ -94,16 +86,19 @@ class Request:
         self.length = length
         self.http10 = http10
         self.keep_alive = keep_alive
-        self.expects = False  # waits for 100 Continue before it sends its body
-        self.body: list[bytes] = []
-        self.size = 0  # bytes of the body that have come
-        self.complete = False
-        self.key = (b"", b"")  # namespace and function; set by the door
-        self.path = b""  # what the function sees
-        self.delivered = False  # a handler has been told that the body is complete
-        self.told: tuple[object, bytes, bytes] | None = (
-            None  # for a version, what its guest is told of this request
-        )
+
+    def add(self, data: bytes) -> None:
+        """More of the body has come."""
+        self.size += len(data)
+        if isinstance(self.body, list):
+            self.body.append(data)
+        else:
+            self.body = [data]
+
+    @property
+    def addressed(self) -> bool:
+        """Whether it has a header of Hearth's own: a key, a version, an alias, a trace."""
+        return any(name.startswith(b"x-hearth-") for name in self.special)
 
     @property
     def repeatable(self) -> bool:
@@ -115,7 +110,7 @@ class Request:
         self.delivered = self.complete
         if not self.body:
             return b""
-        body, self.body = self.body, []
+        body, self.body = self.body, ()
         return body[0] if len(body) == 1 else b"".join(body)
 
 
