@@ -62,6 +62,8 @@ def unconfined(pid: int, uid: int) -> set[str]:
             found.add(f"ns {name}")
     if Path(f"/proc/{pid}/oom_score_adj").read_text().strip() != "500":
         found.add("oom_score_adj")
+    if os.sched_getscheduler(pid) != os.SCHED_BATCH:
+        found.add("scheduler")
     if limit_of(pid, "Max core file size")[1] != "0":
         found.add("core")
     groups = [line.split(":", 2)[2] for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]

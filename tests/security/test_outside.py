@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import os
 import resource
 import signal
@@ -17,6 +18,7 @@ from hearth.core.errors import SandboxFailed
 from hearth.core.launch import Disk, Handle, Network
 from hearth.drivers.bubblewrap import argv, program, seccomp
 from hearth.drivers.bubblewrap import sandbox as sandbox_module
+from hearth.drivers.bubblewrap import spawn as spawn_module
 from tests.contract.driver_cases import Rig, read_until, soon
 from tests.machine import elsewhere
 from tests.security.jail import drop_options
@@ -278,3 +280,17 @@ async def test_without_die_with_parent_a_sandbox_outlives_bubblewrap(
     ended = await rig.driver.stop(handle, 0)
     assert ended.signal == signal.SIGKILL
     os.close(fd)
+
+
+async def test_a_sandbox_is_batch_work_and_its_keeper_is_not(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle, fd = await up(rig)
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+    os.close(fd)
+    await rig.driver.stop(handle, 0)
+    monkeypatch.setattr(spawn_module, "_as_batch_work", contextlib.nullcontext)
+    handle, fd = await up(rig)
+    assert await look(rig, handle) == {"scheduler"}
+    os.close(fd)
+    await rig.driver.stop(handle, 0)

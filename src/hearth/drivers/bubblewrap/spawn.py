@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,25 @@ class Spawned:
                 os.write(self.block, b"\n")
             os.close(self.block)
             self.block = -1
+
+
+@contextlib.contextmanager
+def _as_batch_work() -> Iterator[None]:
+    """What this thread starts meanwhile, and all that comes of it, is batch work to the scheduler (sched(7), SCHED_BATCH).
+
+    It gets as much of a processor as ever, but when it wakes up it does not push another process off one. So a gateway
+    writes to all its guests before the first of them takes its processor away: seen on two of them, a quarter less
+    processor time for a warm call, and fewer switches.
+    """
+    before = os.sched_getscheduler(0)
+    if before != os.SCHED_OTHER:  # whoever started us has chosen
+        yield
+        return
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, before, os.sched_param(0))
 
 
 def spawn(
@@ -112,16 +131,17 @@ def spawn(
         else:
             command = argv.command(uid=uid, **common)
         stdin = block_end if uid is None else subprocess.DEVNULL
-        process = subprocess.Popen(
-            command,
-            pass_fds=[fd for fd in close_after if fd not in (out_end, err_end, stdin)],
-            env={"PATH": "/usr/bin:/bin"},  # bubblewrap's pid 1 keeps it: /proc/1/environ shows it inside
-            cwd="/",
-            stdin=stdin,
-            stdout=out_end,
-            stderr=err_end,
-            start_new_session=True,
-        )
+        with _as_batch_work():
+            process = subprocess.Popen(
+                command,
+                pass_fds=[fd for fd in close_after if fd not in (out_end, err_end, stdin)],
+                env={"PATH": "/usr/bin:/bin"},  # bubblewrap's pid 1 keeps it: /proc/1/environ shows it inside
+                cwd="/",
+                stdin=stdin,
+                stdout=out_end,
+                stderr=err_end,
+                start_new_session=True,
+            )
         try:
             os.set_blocking(out, False)
             os.set_blocking(err, False)
