@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 from collections.abc import Generator
 from functools import cache
@@ -43,6 +44,12 @@ def _index_answers() -> bool:
 
 # Run by tests/user/run.py, as an ordinary user, in two halves.
 collect_ignore = [] if os.environ.get("HEARTH_USER_SUITE") else ["user"]
+
+
+def pytest_configure() -> None:
+    # Started in the background by a script, this process ignores it, and so would all programs that tests send it to.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def has_own_namespaces() -> bool:
