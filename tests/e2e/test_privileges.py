@@ -7,13 +7,13 @@ import os
 import socket
 import sqlite3
 import subprocess
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.platform import Platform, members
+from tests.e2e.platform import Platform, groups, members
 
 pytestmark = pytest.mark.root
 
@@ -94,13 +94,23 @@ def test_nothing_of_the_starters_environment(platform: Platform, kind: str) -> N
     assert {part.partition(b"=")[0] for part in text.split(b"\0")} == {b"PATH", b"LANG"}
 
 
+def links_of(pid: int) -> list[str]:
+    """What its descriptors are; those that it closes meanwhile are passed over."""
+    found = []
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.append(os.readlink(fd))
+    return found
+
+
 def test_the_root_key_is_with_control_alone(platform: Platform) -> None:
     key = platform.data / "key"
     secret = key.read_bytes()
     assert (key.stat().st_uid, key.stat().st_mode & 0o777) == (0, 0o600)
     for kind in ("keeper", *PLAIN):
         pid = pid_of(platform, kind)
-        links = [os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir() if fd.is_symlink()]
+        links = links_of(pid)
+        assert links
         assert not [link for link in links if "memfd" in link or link.endswith("/key")], kind
     found = {kind: in_memory(pid_of(platform, kind), secret) for kind in ("keeper", *PLAIN)}
     assert found == {"keeper": False, "control": True, "shard": False, "resolver": False}
@@ -208,7 +218,7 @@ def test_a_resolver_that_was_taken_over_is_nobody(platform: Platform) -> None:
 
 
 def _groups(platform: Platform) -> list[Path]:
-    return [path for path in Path("/sys/fs/cgroup").rglob(f"hearth-{platform.instance}") if path.is_dir()]
+    return [path for path in groups(platform.instance) if path.name == f"hearth-{platform.instance}"]
 
 
 HOSTILE = """
