@@ -36,10 +36,12 @@ class Platform:
     """Args:
     home: a folder of the test's own; data directory and token file are below it.
     flags: more flags of `hearth up`.
+    starter: what its command is put after.
     """
 
     home: Path
     flags: tuple[str, ...] = ()
+    starter: tuple[str, ...] = ()
     url: str = ""
     output: list[str] = field(default_factory=list)
     process: subprocess.Popen[str] | None = None
@@ -63,7 +65,7 @@ class Platform:
             self.process.stdout.close()
         with (self.home / "log").open("a") as log:
             self.process = subprocess.Popen(
-                [HEARTH, "up", "--port", str(port), "--data-dir", str(self.data), *self.flags],
+                [*self.starter, HEARTH, "up", "--port", str(port), "--data-dir", str(self.data), *self.flags],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,

@@ -17,15 +17,18 @@ from typing import Any
 import hearth
 from hearth.build.registries import read_registries
 from hearth.config import environment, is_loopback, registry_files, runtime_dir, settings_to_json
+from hearth.core.errors import StartupFailed
 from hearth.core.settings import Settings
 from hearth.linux.userns import OWN_NAMESPACES
 from hearth.security.rootkey import RootKey, load_root_key
 from hearth.security.vault import key_descriptor
 from hearth.supervisor import rundir, view
 from hearth.supervisor.child import ChildSpec
+from hearth.supervisor.claim import claim, locks_of
 from hearth.supervisor.datadir import DataDir
 from hearth.supervisor.group import PlatformGroup
 from hearth.supervisor.life import Life
+from hearth.supervisor.notify import tell_ready
 from hearth.supervisor.sockets import bind_public
 from hearth.supervisor.supervisor import Supervisor
 from hearth.telemetry.log import configure
@@ -54,6 +57,9 @@ def run(settings: Settings) -> None:
     with ExitStack() as stack:
         data = DataDir(settings.data_dir)
         stack.callback(data.close)
+        locks = locks_of(root, runtime_dir(environment()))
+        if locks is not None:
+            stack.callback(os.close, claim(data.instance, data.path, locks))
         uid, gid = _platform_ids(data.instance) if root else (os.getuid(), os.getgid())
         _enter_group(PlatformGroup.of(data.instance) if root else PlatformGroup.own(data.instance), stack)
         shared: dict[str, int] = {}
@@ -61,7 +67,7 @@ def run(settings: Settings) -> None:
             life = Life(data.path)
             stack.callback(life.close)
             shared["life"] = life.fd
-        key = load_root_key(settings.key_file or settings.data_dir / "key", create=settings.key_file is None)
+        key = _root_key(settings, data)
         data.give_to(uid, gid)
         sockets = bind_public(settings.host, settings.port, 1)
         for sock in sockets:
@@ -78,6 +84,17 @@ def run(settings: Settings) -> None:
         )
         supervisor = Supervisor(specs, settings.drain_grace, sockets, lambda: _renewed(specs))
         asyncio.run(supervisor.run(lambda said: _announce(settings, said, setup_token)))
+
+
+def _root_key(settings: Settings, data: DataDir) -> RootKey:
+    """The platform's key; a new one only where there is nothing yet that another one has locked. Raises StartupFailed."""
+    path = settings.key_file or data.path / "key"
+    if data.has_state and not path.exists():
+        raise StartupFailed(
+            f"the root key {path} is missing, and {data.path} has a database that was made with one",
+            hint=f"put that key back at {path}, or name its place with --key-file",
+        )
+    return load_root_key(path, create=settings.key_file is None)
 
 
 def _enter_group(group: PlatformGroup | None, stack: ExitStack) -> None:
@@ -231,3 +248,4 @@ def _announce(settings: Settings, said: dict[str, dict[str, Any]], setup_token: 
     lines.append("Ready.")
     sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()
+    tell_ready(environment().get("NOTIFY_SOCKET"))

@@ -75,6 +75,11 @@ class DataDir:
             )
         return name
 
+    @property
+    def has_state(self) -> bool:
+        """Whether a platform has been started here before."""
+        return (self.path / "hearth.db").exists()
+
     def give_to(self, uid: int, gid: int) -> None:
         """Make the folders, and everything that control and shards write, theirs. The root key stays the supervisor's.
 

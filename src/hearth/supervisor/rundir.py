@@ -23,7 +23,7 @@ def make_own(instance: str, data: Path, runtime: Path | None) -> Path:
 
     Raises StartupFailed when there is no place for it.
     """
-    places = [runtime / f"hearth-{instance}"] if runtime is not None and _is_mine(runtime) else []
+    places = [runtime / f"hearth-{instance}"] if runtime is not None and is_private(runtime) else []
     for path in [*places, data / "run"]:
         if len(os.fsencode(path)) > _LONGEST:
             continue
@@ -48,7 +48,7 @@ def remove(path: Path, root: bool) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _is_mine(folder: Path) -> bool:
+def is_private(folder: Path) -> bool:
     """A folder that this user alone may enter: others can't put anything in the way."""
     try:
         have = folder.lstat()
