@@ -73,20 +73,26 @@ make_venv() {
   "$py" -m compileall -q src >/dev/null || true
 }
 
-# promtool, which judges /metrics and the alert rules in the tests: taken out of Debian's package without installing that, for it is
-# a whole Prometheus and would start one. Elsewhere it has to be on the PATH.
-need_promtool() {
-  [ -x .venv/bin/promtool ] || command -v promtool >/dev/null && return
-  command -v dpkg-deb >/dev/null && command -v apt-get >/dev/null || return 0  # its tests say what is missing
-  local folder
+# need_program PACKAGE PATH: a program that only the tests use, in .venv/bin: taken out of Debian's package without installing that, for
+# then its service would run on this machine. Elsewhere it has to be on the PATH; its tests say what is missing.
+need_program() {
+  local name=${2##*/} folder
+  [ -x ".venv/bin/$name" ] || command -v "$name" >/dev/null && return
+  command -v dpkg-deb >/dev/null && command -v apt-get >/dev/null || return 0
   folder=$(mktemp -d)
-  say "fetching promtool"
+  say "fetching $name"
   (
     cd "$folder"
-    apt-get download -q prometheus >/dev/null 2>&1 ||
-      { [ "$(id -u)" = 0 ] && apt-get update -q >/dev/null && apt-get download -q prometheus >/dev/null 2>&1; } || exit 0
-    dpkg-deb --fsys-tarfile prometheus_*.deb | tar x ./usr/bin/promtool
+    apt-get download -q "$1" >/dev/null 2>&1 ||
+      { [ "$(id -u)" = 0 ] && apt-get update -q >/dev/null && apt-get download -q "$1" >/dev/null 2>&1; } || exit 0
+    dpkg-deb --fsys-tarfile "$1"_*.deb | tar x ".$2"
   )
-  [ ! -e "$folder/usr/bin/promtool" ] || install -m 0755 "$folder/usr/bin/promtool" .venv/bin/promtool
+  [ ! -e "$folder$2" ] || install -m 0755 "$folder$2" ".venv/bin/$name"
   rm -rf "$folder"
 }
+
+# What judges /metrics and the alert rules.
+need_promtool() { need_program prometheus /usr/bin/promtool; }
+
+# What docs/howto/behind-a-reverse-proxy.md is tried with.
+need_proxies() { need_program nginx /usr/sbin/nginx; need_program caddy /usr/bin/caddy; }

@@ -56,10 +56,15 @@ class Http:
         self.server = server
         self._connect_timeout = connect_timeout
         # Reading the CA bundle takes 20 ms; plain HTTP never uses it (redirects are not followed).
-        verify = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if server.startswith("http:") else True
+        here = is_loopback(server)
+        verify: ssl.SSLContext | bool = True
+        if server.startswith("http:"):
+            verify = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        elif here:
+            verify = ssl.create_default_context()  # knows SSL_CERT_FILE, which httpx reads with the proxies only
         self._client = httpx.Client(
             verify=verify,
-            trust_env=not is_loopback(server),  # a configured proxy can't reach this machine's own loopback
+            trust_env=not here,  # a configured proxy can't reach this machine's own loopback
             headers={"User-Agent": f"hearth/{__version__}", "Accept-Encoding": "identity"},
         )
 
