@@ -62,3 +62,14 @@ def test_every_page_is_in_the_index() -> None:
     listed = {(index.parent / link).resolve() for link in links(index)}
     pages = {path for kind in KINDS for path in (ROOT / "docs" / kind).glob("*.md")}
     assert pages - listed == set(), "list it in docs/README.md"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")],
+    ids=lambda p: p.relative_to(ROOT).as_posix(),
+)
+def test_tests_and_sources_that_pages_name_are_there(path: Path) -> None:
+    """`tests/…`, `src/hearth/…`, `docs/…`, `deploy/…` in code marks, wildcards included: what is said to hold a promise exists."""
+    for named in re.findall(r"`((?:tests|src/hearth|docs|deploy|examples)/[\w./*-]+)`", path.read_text()):
+        assert list(ROOT.glob(named.rstrip("/"))), f"{path.name}: {named}"

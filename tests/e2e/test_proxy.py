@@ -177,9 +177,7 @@ def caddy(folder: Path, ports: dict[str, int], pem: Path, key: Path) -> list[str
     assert text.startswith("hearth.example.com {\n")
     text = text.replace("hearth.example.com {\n", f"https://localhost:{ports['tls']} {{\ntls {pem} {key}\n")
     text = text.replace("127.0.0.1:8080", f"127.0.0.1:{ports['hearth']}")
-    (folder / "Caddyfile").write_text(
-        "{\nadmin off\nauto_https off\nskip_install_trust\n}\n" + text
-    )
+    (folder / "Caddyfile").write_text("{\nadmin off\nauto_https off\nskip_install_trust\n}\n" + text)
     return [program("caddy"), "run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")]
 
 

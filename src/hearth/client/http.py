@@ -61,7 +61,9 @@ class Http:
         if server.startswith("http:"):
             verify = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         elif here:
-            verify = ssl.create_default_context()  # knows SSL_CERT_FILE, which httpx reads with the proxies only
+            verify = (
+                ssl.create_default_context()
+            )  # knows SSL_CERT_FILE, which httpx reads with the proxies only
         self._client = httpx.Client(
             verify=verify,
             trust_env=not here,  # a configured proxy can't reach this machine's own loopback
