@@ -191,8 +191,11 @@ def _choice(*allowed: str) -> Callable[[str], str]:
 
 def _number(smallest: int, largest: int) -> Callable[[str], int]:
     def read(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or not smallest <= int(text) <= largest:
-            raise InvalidInput("it is out of bounds", hint=f"use a whole number from {smallest} to {largest}")
+        hint = f"use a whole number from {smallest} to {largest}"
+        if not text.isascii() or not text.isdigit():
+            raise InvalidInput("it is not a whole number", hint=hint)
+        if not smallest <= int(text) <= largest:
+            raise InvalidInput("it is out of bounds", hint=hint)
         return int(text)
 
     return read

@@ -87,7 +87,7 @@ def test_which_folder_is_not_there(hearth: Program) -> None:
     assert "is of 'web', not of 'api'" in hearth("deploy", "web", "-n", "api", code=2).stderr
     assert "handler.py is not a folder" in hearth("deploy", "web/handler.py", code=2).stderr
     hearth.folder /= "web"
-    assert "this folder's function.yaml is not of other" in hearth("deploy", "-n", "other", code=4).stderr
+    assert "its function.yaml is not of other" in hearth("deploy", "-n", "other", code=4).stderr
     hearth("deploy", "-n", "Bad_Name", code=2)
 
 

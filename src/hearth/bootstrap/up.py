@@ -55,6 +55,7 @@ def run(settings: Settings) -> None:
 
         check_unprivileged()
     with ExitStack() as stack:
+        log.info("starting on %s", settings.data_dir)  # it may be a while until there is more to say
         data = DataDir(settings.data_dir)
         stack.callback(data.close)
         locks = locks_of(root, runtime_dir(environment()))

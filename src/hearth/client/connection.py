@@ -19,7 +19,10 @@ from hearth.wire import models
 
 _REFRESH_BEFORE = 30.0  # seconds of life below which an access token is renewed before it is used
 _ERROR_BODY_MAX = 1 << 20
-NOT_LOGGED_IN = "run: hearth login --email YOU@EXAMPLE.COM, or set HEARTH_TOKEN to an API key"
+NOT_LOGGED_IN = (
+    "run: hearth login --email YOU@EXAMPLE.COM (hearth register, where you have no account yet); "
+    "or set HEARTH_TOKEN to an API key"
+)
 
 
 class Connection:

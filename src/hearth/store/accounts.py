@@ -53,7 +53,7 @@ class Accounts:
                     hint="ask its administrator for an account: hearth users add",
                 )
             if run(select(t.users.c.id).where(t.users.c.email == email)).first() is not None:
-                raise Conflict(f"{email} is registered already", hint="log in: hearth login")
+                raise Conflict(f"{email} is registered already", hint=f"log in: hearth login --email {email}")
             name = _free_namespace(tx.connection, email, namespace)
             now = tx.now_ms
             run(t.namespaces.insert().values(id=namespace_id, name=name, kind="personal", created_ms=now))

@@ -118,9 +118,11 @@ def find_project(path: Path | None, name: str | None) -> Project:
     else:
         folder = Path(wanted)
     if not folder.exists():
-        here = (
-            "" if wanted is None or path is not None else f", and this folder's {MANIFEST} is not of {wanted}"
-        )
+        here = ""
+        if wanted is not None and path is None:
+            here = f" in {Path.cwd()}"
+            if Path(MANIFEST).is_file():
+                here += f", and its {MANIFEST} is not of {wanted}"
         raise NotFound(
             f"there is no folder {folder}{here}",
             hint=f"make it: hearth create-function -n {wanted or 'NAME'}; or name another: hearth deploy PATH",

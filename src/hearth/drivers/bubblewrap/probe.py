@@ -20,7 +20,7 @@ _TIMEOUT = 10.0
 _MIB = 1 << 20
 _NO_NETWORK = Network()
 _SHARED = (
-    "functions run as the user who runs Hearth, kept apart by namespaces and filters only (see isolation.md)"
+    "functions run as the user who runs Hearth, kept apart by namespaces and filters only (docs/explanation/isolation.md)"
 )
 
 
