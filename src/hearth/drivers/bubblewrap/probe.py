@@ -19,9 +19,7 @@ from hearth.drivers.bubblewrap.machine import Machine
 _TIMEOUT = 10.0
 _MIB = 1 << 20
 _NO_NETWORK = Network()
-_SHARED = (
-    "functions run as the user who runs Hearth, kept apart by namespaces and filters only (docs/explanation/isolation.md)"
-)
+_SHARED = "functions run as the user who runs Hearth, kept apart by namespaces and filters only (docs/explanation/isolation.md)"
 
 
 class _Driver(Protocol):
