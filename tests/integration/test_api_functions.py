@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from hearth.core import limits
+from hearth.core.finding import not_held
 from hearth.core.launch import Probe
 from hearth.wire.models import DeployEvent
 from tests.integration.build_platform import Platform, archive, platform
@@ -212,7 +213,7 @@ async def test_bad_names(plat: Platform, jo: dict[str, str]) -> None:
 
 
 async def test_limits_that_can_not_be_held(tmp_path: Path) -> None:
-    probe = Probe("subprocess", True, frozenset({"tmp", "network"}), (("memory", "no cgroup"),))
+    probe = Probe("subprocess", True, frozenset({"tmp", "network"}), (not_held("memory", "no cgroup"),))
     yaml = "name: hello\nruntime: node\nmemory: 1GiB\ncpu: 2\n"
     async with platform(tmp_path / "a", probe) as plat:
         jo = await plat.api.register("jo@example.com", namespace="jo-fn")

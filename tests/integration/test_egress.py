@@ -350,7 +350,7 @@ async def test_links_are_down_while_the_rules_can_not_be_loaded(
         broken.setattr("hearth.egress.table.script", lambda *_: "this is no rule\n")
         run(f"nft delete table inet {TABLE}")
         await until(lambda: networks.missing() != ())
-        assert "not in force" in networks.missing()[0][1]
+        assert "not in force" in networks.missing()[0].says
         assert json.loads(run(f"ip -j link show {handle.link}"))[0]["operstate"] == "DOWN"
         assert guests[0].do("tcp", WAN, 8080, 0.3) in ("TimeoutError", "OSError")
         with pytest.raises(SandboxFailed):
@@ -452,8 +452,8 @@ async def test_a_machine_that_can_not_hold_the_rules_says_so(
     networks = HostNetworks(INSTANCE, lock=tmp_path / "lock")
     await networks.start()
     try:
-        ((what, why),) = networks.missing()
-        assert what == "network" and "CAP_NET_ADMIN" in why
+        (found,) = networks.missing()
+        assert found.name == "network" and "CAP_NET_ADMIN" in found.says
         assert networks.resolver_sockets() is None
         with pytest.raises(SandboxFailed):
             await networks.prepare("sb_a", guests[0].pid)

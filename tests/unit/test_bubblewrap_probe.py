@@ -7,12 +7,17 @@ from typing import Any, cast
 
 import pytest
 
+from hearth.core.finding import not_held
 from hearth.core.launch import Probe
 from hearth.drivers.bubblewrap.machine import Machine
 from hearth.drivers.bubblewrap.probe import found_before
 
 KNOWN = Probe(
-    "bubblewrap", True, frozenset({"memory", "network"}), (("cpu", "no controller"),), (("uids", "1-2"),)
+    "bubblewrap",
+    True,
+    frozenset({"memory", "network"}),
+    (not_held("cpu", "no controller"),),
+    (("uids", "1-2"),),
 )
 
 
@@ -24,7 +29,7 @@ def machine(lacks: tuple[str, ...] = ("cpu",), networks: Any = UP) -> Machine:
         Machine,
         SimpleNamespace(
             uids=SimpleNamespace(range=range(7, 10), shared=False),
-            groups=SimpleNamespace(version="v1", missing=dict.fromkeys(lacks, "why")),
+            groups=SimpleNamespace(version="v1", missing={name: not_held(name, "why") for name in lacks}),
             disks=SimpleNamespace(backing="loop"),
             tools={"bwrap": "/usr/bin/bwrap"},
             networks=networks,
@@ -44,7 +49,7 @@ def test_what_was_found_counts_with_the_facts_of_now() -> None:
     [
         machine(lacks=("cpu", "memory")),
         machine(networks=None),
-        machine(networks=SimpleNamespace(missing=lambda: (("network", "no nft"),))),
+        machine(networks=SimpleNamespace(missing=lambda: (not_held("network", "no nft"),))),
     ],
     ids=["a controller is gone", "no networks", "networks fail"],
 )

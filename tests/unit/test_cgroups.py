@@ -258,6 +258,23 @@ def test_v2_at_the_root_moves_nobody(v2: GroupsV2, tmp_path: Path) -> None:
     assert not (tmp_path / "unit/hearth-platform").exists()
 
 
+def test_v2_at_the_root_takes_nothing_from_another_platform(v2: GroupsV2, tmp_path: Path) -> None:
+    first, second = (GroupsV2(name, Base(tmp_path / "unit", leaf=False)) for name in ("one", "two"))
+    first.open()
+    second.open()
+    first.close()
+    assert "cpu" in (tmp_path / "unit/cgroup.subtree_control").read_text()
+
+
+def test_v2_at_the_root_leaves_it_as_it_was(v2: GroupsV2, tmp_path: Path) -> None:
+    (tmp_path / "unit/cgroup.subtree_control").write_text("memory\n")
+    groups = GroupsV2("one", Base(tmp_path / "unit", leaf=False))
+    groups.open()
+    assert set((tmp_path / "unit/cgroup.subtree_control").read_text().split()) == {"memory", "cpu", "pids"}
+    groups.close()
+    assert (tmp_path / "unit/cgroup.subtree_control").read_text().split() == ["memory"]
+
+
 def test_v2_says_what_is_not_delegated(v2: GroupsV2, tmp_path: Path) -> None:
     (tmp_path / "unit/hearth-inst").mkdir()
     (tmp_path / "unit/hearth-inst/cgroup.controllers").write_text("memory pids\n")

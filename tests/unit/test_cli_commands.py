@@ -38,7 +38,7 @@ ALL = list(walk(cli, "hearth", click.Context(cli)))
 def test_there_is_what_the_contract_names() -> None:
     names = {name.removeprefix("hearth ") for name, _ in ALL}
     assert names >= {
-        "up", "register", "login", "logout", "whoami", "use", "keys create", "keys list", "keys revoke", "users add",
+        "up", "doctor", "register", "login", "logout", "whoami", "use", "keys create", "keys list", "keys revoke", "users add",
         "users list", "users disable", "password", "password reset", "create-function", "deploy-function", "list",
         "describe", "invoke", "logs", "delete", "versions",
     }  # fmt: skip
@@ -49,7 +49,9 @@ def test_every_command_has_help_with_an_example_and_speaks_json(path: str, comma
     assert command.help is not None and re.search(r"\n\s+Example:\n\s+.*hearth ", command.help)
     options = {text for parameter in command.params for text in parameter.opts}
     assert all(getattr(p, "help", None) for p in command.params if isinstance(p, click.Option))
-    if path != "hearth up" and not (isinstance(command, click.Group) and not command.invoke_without_command):
+    if path not in ("hearth up", "hearth doctor") and not (
+        isinstance(command, click.Group) and not command.invoke_without_command
+    ):
         assert {"--json", "--namespace", "--server"} <= options
 
 
@@ -78,6 +80,8 @@ def test_the_help_of_all(capsys: pytest.CaptureFixture[str]) -> None:
         (["create-function", "-n", "A"], "'A' is not a name for a function", "use 1 to 31"),
         (["create-function", "-n", "a", "-r", "container"], "containers are not yet supported", "use -r go"),
         (["up", "--port", "many"], "--port can't be 'many'", "use a whole number"),
+        (["doctor", "--port", "many"], "--port can't be 'many'", "use a whole number"),
+        (["doctor", "--slots", "2"], "there is no option --slots", "did you mean --port?"),
         (["up", "--isolation", "docker"], "--isolation can't be 'docker'", "use auto or bubblewrap"),
         (["up", "--shards", "2"], "there is no option --shards", "see: hearth up --help"),
     ],

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hearth.core.launch import Limits
-from hearth.drivers.bubblewrap import cgroup_v2, own_limits
+from hearth.drivers.bubblewrap import cgroup_v2, delegation, own_limits
 from hearth.drivers.bubblewrap.cgroup_v2 import LEAF, GroupsV2, delegated_base
 from hearth.drivers.bubblewrap.kin import Kin, below, children
 from hearth.drivers.bubblewrap.own_limits import OwnGroup, OwnGroups
@@ -89,20 +89,20 @@ def test_the_root_of_the_tree_is_nobodys(tmp_path: Path) -> None:
 
 
 def test_without_a_group_memory_and_cpu_are_not_held_and_pids_are() -> None:
-    groups = OwnGroups(None)
+    groups = OwnGroups(None, delegation.nothing_own(old=False))
     groups.open()
     assert set(groups.missing) == {"memory", "cpu"}
     assert groups.version == "none"
-    assert "Delegate=yes" in groups.missing["memory"]
+    assert groups.offered() == {"pids"}
 
 
 def test_a_controller_that_was_not_delegated_is_missing_but_pids(tmp_path: Path) -> None:
     own = group(tmp_path / "unit", "", "memory")
     inner = GroupsV2("i", cgroup_v2.Base(own, leaf=False))
     assert inner.offered() == {"memory"}
-    groups = OwnGroups(inner)
-    inner.missing = {}
-    inner.open = lambda: inner.missing.update(cpu="not given", pids="not given")  # type: ignore[method-assign]
+    groups = OwnGroups(inner, {})
+    lacking = delegation.not_given(("cpu", "pids"), unit=True)
+    inner.open = lambda: inner.missing.update(lacking)  # type: ignore[method-assign]
     groups.open()
     assert set(groups.missing) == {"cpu"}
 

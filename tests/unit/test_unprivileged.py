@@ -1,4 +1,4 @@
-"""What an ordinary user lacks, and the command that mends it."""
+"""An ordinary user's platform: the rules of his networks, the folder of his sockets, the lock that tells of life."""
 
 from __future__ import annotations
 
@@ -11,64 +11,13 @@ from pathlib import Path
 import pytest
 
 from hearth.core.errors import StartupFailed
-from hearth.core.finding import Finding
 from hearth.core.launch import Network
-from hearth.drivers.bubblewrap import unprivileged
 from hearth.egress import own_rules
-from hearth.egress.own_machine import network_findings
 from hearth.egress.policy import DENY4
 from hearth.egress.readback import differences
 from hearth.egress.ruleset import Member, member_for
 from hearth.supervisor import rundir
 from hearth.supervisor.life import Life
-
-
-def setting(root: Path, name: str, value: str) -> None:
-    path = root / name.replace(".", "/", 1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(value + "\n")
-
-
-@pytest.mark.parametrize(
-    ("name", "forbids"),
-    [
-        ("kernel.apparmor_restrict_unprivileged_userns", "1"),
-        ("kernel.unprivileged_userns_clone", "0"),
-        ("user.max_user_namespaces", "0"),
-    ],
-)
-def test_each_kernel_setting_that_forbids_has_its_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, forbids: str
-) -> None:
-    monkeypatch.setattr(unprivileged, "_TRIAL", "raise OSError('Operation not permitted')")
-    setting(tmp_path, "user.max_user_namespaces", "1000")
-    setting(tmp_path, name, forbids)
-    found = unprivileged.user_namespaces(tmp_path)
-    assert not found.holds and found.needed
-    assert "Operation not permitted" in found.says
-    assert f"{name}=" in found.mend and "sysctl" in found.mend
-
-
-def test_where_no_setting_forbids_it_a_container_is_suspected(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(unprivileged, "_TRIAL", "raise SystemExit(1)")
-    assert "--security-opt" in unprivileged.user_namespaces(tmp_path).mend
-
-
-def test_the_start_is_refused_with_that_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    lacking = Finding("user namespaces", False, "an ordinary user may not", "mend-it", needed=True)
-    monkeypatch.setattr(unprivileged, "user_namespaces", lambda: lacking)
-    with pytest.raises(StartupFailed) as told:
-        unprivileged.check_unprivileged()
-    assert told.value.hint is not None and told.value.hint.startswith("mend-it")
-
-
-def test_what_networks_lack(tmp_path: Path) -> None:
-    found = {one.name: one for one in network_findings(tmp_path / "tun", search=str(tmp_path))}
-    assert not found["slirp4netns"].holds and "apt-get install slirp4netns" in found["slirp4netns"].mend
-    assert not found["tun device"].holds and "/dev/net/tun" in found["tun device"].mend
-
 
 # The rules, as text; that they hold is tried in tests/user/test_sandboxes.py.
 

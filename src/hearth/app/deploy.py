@@ -69,7 +69,7 @@ def check_limits(config: FunctionConfig, probe: Probe, allowed: Set[str]) -> tup
     Raises:
         LimitUnenforceable: one that is written down can't be held.
     """
-    missing = dict(probe.missing)
+    missing = {found.name: found.line for found in probe.missing}
     asked = {name for name in config.written if not (name == "network" and config.network == "none")}
     warnings = []
     for name in ("memory", "cpu", "tmp", "network"):

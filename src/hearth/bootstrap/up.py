@@ -19,6 +19,7 @@ from hearth.build.registries import read_registries
 from hearth.config import environment, is_loopback, registry_files, runtime_dir, settings_to_json
 from hearth.core.errors import StartupFailed
 from hearth.core.settings import Settings
+from hearth.drivers.bubblewrap import needs
 from hearth.linux.userns import OWN_NAMESPACES
 from hearth.security.rootkey import RootKey, load_root_key
 from hearth.security.vault import key_descriptor
@@ -50,10 +51,8 @@ def run(settings: Settings) -> None:
     """
     configure("supervisor", settings.log_level)
     root = os.geteuid() == 0
-    if not root and settings.isolation != "process":
-        from hearth.drivers.bubblewrap.unprivileged import check_unprivileged  # root's supervisor stays small
-
-        check_unprivileged()
+    if settings.isolation != "process":
+        needs.check(root)
     with ExitStack() as stack:
         log.info("starting on %s", settings.data_dir)  # it may be a while until there is more to say
         data = DataDir(settings.data_dir)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # Each command's module and the name in it. Modules are imported when their command runs, or for a list of all.
 COMMANDS = {
     "up": "up:up",
+    "doctor": "doctor:doctor",
     "register": "accounts:register",
     "login": "accounts:login",
     "logout": "accounts:logout",

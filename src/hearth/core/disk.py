@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import shlex
 
 from hearth.core.errors import NoCapacity, PlatformError
-from hearth.core.limits import DISK_FREE_MIN, format_size
+from hearth.core.finding import Finding, not_held, ok
+from hearth.core.limits import DISK_FREE_MIN, GIB, format_size
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -16,6 +18,23 @@ def nearly_full() -> NoCapacity:
         "the server's disk is nearly full",
         hint=f"its operator must make room in the data directory: {format_size(DISK_FREE_MIN)} have to be free",
         retry_after=60.0,
+    )
+
+
+def room(free: int, folder: str) -> Finding:
+    """Whether uploads and builds are taken in.
+
+    Args:
+        free: bytes that are free where the data directory is.
+        folder: it, or where it will be.
+    """
+    says = f"{free / GIB:.1f} GiB free in {folder}"
+    if free >= DISK_FREE_MIN:
+        return ok("disk", says)
+    return not_held(
+        "disk",
+        f"{says}: below {format_size(DISK_FREE_MIN)} nothing is uploaded or built",
+        f"du -xh -d 2 {shlex.quote(folder)} | sort -h | tail",
     )
 
 

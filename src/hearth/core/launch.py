@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NewType
 
 from hearth.core import limits
+from hearth.core.finding import Finding
 
 Handle = NewType("Handle", str)
 """Opaque and versioned; a driver makes it, its caller stores it at once."""
@@ -151,6 +152,10 @@ class Usage:
     oom_kills: int = 0
 
 
+LIMITS = ("memory", "cpu", "pids", "tmp", "network", "seccomp")
+"""What every driver that isolates is to enforce, in the order in which it is told."""
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
     """What a driver can enforce on this machine; each False has its reason in `missing`."""
@@ -158,7 +163,7 @@ class Probe:
     driver: str
     usable: bool
     enforces: frozenset[str]  # of: memory cpu pids tmp network uids seccomp
-    missing: tuple[tuple[str, str], ...] = ()  # (what, why and the command that mends it)
+    missing: tuple[Finding, ...] = ()  # by name of the limit: why, and the command that mends it
     facts: tuple[tuple[str, str], ...] = ()  # such as ("cgroup", "v1")
 
 

@@ -15,13 +15,18 @@ _TIMEOUT = 20.0  # seconds
 _ENV = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
+def present() -> bool:
+    """Whether the chain is there."""
+    return _iptables("-S", CHAIN)
+
+
 def admit(prefix: str) -> bool:
     """Let traffic of links beginning with `prefix` pass where the chain exists; returns whether it does.
 
     Raises:
         SandboxFailed: the chain is there, but iptables refused.
     """
-    if not _iptables("-S", CHAIN):
+    if not present():
         return False
     for rule in _rules(prefix):
         if not _iptables("-C", CHAIN, *rule) and not _iptables("-I", CHAIN, *rule):

@@ -10,7 +10,8 @@ from ipaddress import IPv4Address, IPv4Network
 
 from hearth.core.errors import SandboxFailed
 from hearth.egress import conntrack, docker_user, links
-from hearth.egress.machine import Ground, explain, own_addresses
+from hearth.egress.leftovers import explain
+from hearth.egress.machine import Ground, own_addresses
 from hearth.egress.netlink import NETFILTER, ROUTE, Netlink
 from hearth.egress.nft import NftError
 from hearth.egress.ruleset import Member

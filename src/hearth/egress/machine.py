@@ -15,11 +15,14 @@ from ipaddress import IPv4Address, IPv4Network, ip_address
 from pathlib import Path
 
 from hearth.core.errors import SandboxFailed
-from hearth.egress import claim, conntrack, docker_user, links
-from hearth.egress.netlink import NETFILTER, ROUTE, Netlink
-from hearth.egress.nft import Nft, NftError, NftMissing, find
-from hearth.egress.ruleset import Names, drop
+from hearth.core.finding import RUN, Finding, not_held, note, ok
+from hearth.egress import claim, docker_user, links
+from hearth.egress.leftovers import cleanup_leftovers, explain
+from hearth.egress.netlink import ROUTE, Netlink
+from hearth.egress.nft import Library, Nft, NftError, NftMissing, find
+from hearth.egress.ruleset import Names
 from hearth.egress.table import Table
+from hearth.linux.commands import by_root, install
 
 log = logging.getLogger(__name__)
 
@@ -49,11 +52,11 @@ def prepare_ground(instance: str, name_servers: Iterable[str], lock: Path = clai
         SandboxFailed: this machine can't hold the rules; its hint is the command that mends it.
     """
     if os.geteuid() != 0:
-        raise SandboxFailed("networks of sandboxes need root", hint="run as root: sudo hearth up")
-    try:
-        nft = find()
-    except NftMissing as error:
-        raise SandboxFailed("nftables is not installed", hint="run: apt-get install nftables") from error
+        raise SandboxFailed("networks of sandboxes need root", hint=RUN + by_root("hearth up"))
+    for finding in network_findings():
+        if not finding.holds:
+            raise SandboxFailed(finding.says, hint=finding.mend and RUN + finding.mend)
+    nft = find()
     opened: list[socket.socket] = []
     try:
         cleanup_leftovers(instance)
@@ -76,74 +79,25 @@ def prepare_ground(instance: str, name_servers: Iterable[str], lock: Path = clai
         raise explain(error) from error
 
 
-def explain(error: Exception) -> SandboxFailed:
-    """One failure in the words of the tree."""
-    if isinstance(error, SandboxFailed):
-        return error
-    if isinstance(error, NftError):
-        return SandboxFailed(
-            f"the packet filter's rules are not in force: {error}",
-            hint="see what nftables says: modprobe -a nf_tables nft_ct nft_nat nft_masq nft_reject_inet nft_log "
-            "nft_limit nft_connlimit nfnetlink_log; nft list tables",
-        )
-    if isinstance(error, ValueError):
-        return SandboxFailed(str(error))
-    if isinstance(error, OSError) and error.errno in (errno.EPERM, errno.EACCES, errno.EROFS):
-        return SandboxFailed(
-            f"this process may not change networks: {error}",
-            hint="give it CAP_NET_ADMIN and CAP_SYS_ADMIN and a writable /proc/sys (a container needs --privileged)",
-        )
-    if isinstance(error, OSError) and error.errno == errno.EOPNOTSUPP:
-        return SandboxFailed("this kernel can't make veth links", hint="run: modprobe veth")
-    return SandboxFailed(f"the network of a sandbox could not be changed: {error}", hint="run: hearth doctor")
+def network_findings(forward: Path = _FORWARD) -> list[Finding]:
+    """What root's networks depend on and can be seen by looking. Changes nothing."""
+    name = "nftables"
+    try:
+        nft = find()
+        nft.close()
+        found = [ok(name, "libnftables" if isinstance(nft, Library) else "the program nft")]
+    except NftMissing as error:
+        found = [not_held(name, str(error), install("nftables"))]
+    if not os.access(forward, os.W_OK) and forward.read_text().strip() != "1":
+        says = f"{forward} can't be written, and says that packets are not forwarded"
+        found.append(not_held("forwarding", says, "mount -o remount,rw /proc/sys"))
+    return found
 
 
 def own_addresses(netlink: Netlink) -> set[IPv4Address]:
     """Every IPv4 address of this host that `internet` could mistake for somebody else's."""
     found = {have.address for have in links.addresses(netlink)}
     return {address for address in found if isinstance(address, IPv4Address) and not address.is_loopback}
-
-
-def cleanup_leftovers(instance: str) -> None:
-    """Remove all that an instance left on this machine: links, table, range, rules. Nothing there is no error.
-
-    Links go first: nothing may pass while there are no rules.
-
-    Raises:
-        SandboxFailed: something could not be removed.
-    """
-    prefix, group = claim.prefix(instance), claim.group(instance)
-    try:
-        with Netlink(ROUTE) as netlink:
-            _remove_links(netlink, prefix, group)
-            try:
-                nft = find()
-            except NftMissing:
-                nft = None
-            if nft is not None:
-                try:
-                    nft.run(drop(claim.names(instance, IPv4Network("0.0.0.0/0"))))
-                finally:
-                    nft.close()
-            blocks = claim.release(netlink, instance)
-        if blocks:
-            docker_user.withdraw(prefix)
-            with Netlink(NETFILTER) as netlink:
-                for block in blocks:
-                    conntrack.cut(netlink, block)
-    except (OSError, NftError) as error:
-        raise explain(error) from error
-
-
-def _remove_links(netlink: Netlink, prefix: str, group: int) -> None:
-    there = links.links(netlink)
-    ours = [link for link in there if link.name.startswith(prefix)]
-    strangers = [link for link in there if link.group == group and not link.name.startswith(prefix)]
-    if len(ours) > 1 and not strangers and all(link.group == group for link in ours):
-        links.delete_group(netlink, group)
-        return
-    for link in ours:
-        links.delete(netlink, link.name)
 
 
 def _try_veth(netlink: Netlink, instance: str) -> None:
@@ -176,7 +130,7 @@ def _claim(
                 raise
             claim.release(netlink, instance)
             avoid = [*avoid, names.block]
-    raise SandboxFailed("port 53 is taken on every address", hint="see who listens: ss -lnp 'sport = :53'")
+    raise SandboxFailed("port 53 is taken on every address", hint="run: ss -lnp 'sport = :53'")
 
 
 def _bind(address: str) -> tuple[socket.socket, socket.socket]:
@@ -197,21 +151,38 @@ def _bind(address: str) -> tuple[socket.socket, socket.socket]:
     return made[0], made[1]
 
 
-def obstacles(ground: Ground) -> list[str]:
-    """Other people's base chains that drop what ours accepts, each with what to do. They cut off, they don't open."""
+def obstacles(nft: Nft, docker: bool) -> list[str]:
+    """Other people's base chains that drop what ours accepts, each with what to do. They cut off, they don't open.
+
+    Args:
+        nft: only asked.
+        docker: there is a chain DOCKER-USER, in which ours are let through.
+    """
     found: list[str] = []
     try:
-        shown = ground.nft.show("chains")
+        shown = nft.show("chains")
     except NftError:  # another's table that this nft can't read; this is advice only
         return found
     for item in shown:
         chain = item.get("chain", {})
         if chain.get("hook") not in ("forward", "input") or chain.get("policy") != "drop":
             continue
-        if chain.get("family") not in ("ip", "inet") or (ground.docker and chain["hook"] == "forward"):
+        if chain.get("family") not in ("ip", "inet") or (docker and chain["hook"] == "forward"):
             continue
         where = f"{chain['family']} {chain['table']} {chain['name']}"
         found.append(
             f"chain {where} drops by policy: sandboxes may reach nothing; accept iifname/oifname hb* in it"
         )
     return found
+
+
+def firewalls() -> list[Finding]:
+    """The `obstacles` of this machine, for who only looks; needs root."""
+    try:
+        nft = find()
+    except NftMissing:
+        return []
+    try:
+        return [note("firewall", obstacle) for obstacle in obstacles(nft, docker_user.present())]
+    finally:
+        nft.close()

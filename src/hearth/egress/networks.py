@@ -22,10 +22,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hearth.core.errors import NoCapacity, SandboxFailed
+from hearth.core.finding import Finding, State, found_by
 from hearth.core.launch import Network
 from hearth.egress import claim, inside, links
 from hearth.egress.door import Door
-from hearth.egress.machine import Ground, cleanup_leftovers, explain, obstacles, prepare_ground
+from hearth.egress.leftovers import cleanup_leftovers, explain
+from hearth.egress.machine import Ground, obstacles, prepare_ground
 from hearth.egress.ruleset import member_for
 from hearth.egress.upstreams import RESOLV_CONF, upstreams_from
 from hearth.egress.watch import Watch
@@ -104,7 +106,7 @@ class HostNetworks:
             self._fault = explain(error)
             return
         self._fault = None
-        for obstacle in await self._in_lane(partial(obstacles, ground)):
+        for obstacle in await self._in_lane(partial(obstacles, ground.nft, ground.docker)):
             log.warning("%s", obstacle)
         self.look()  # what happened before the watch listened
         self._spawn(self._guard(self._door))
@@ -136,11 +138,9 @@ class HostNetworks:
             self._lane.shutdown(wait=False)
             self._removals.shutdown(wait=False)
 
-    def missing(self) -> tuple[tuple[str, str], ...]:
+    def missing(self) -> tuple[Finding, ...]:
         """See the port."""
-        if self._fault is None:
-            return ()
-        return (("network", "; ".join(filter(None, (self._fault.message, self._fault.hint)))),)
+        return () if self._fault is None else (found_by(self._fault, "network", State.NOT_HELD),)
 
     @property
     def resolver(self) -> str:

@@ -14,7 +14,6 @@ from typing import Any, Protocol, cast
 _LIBRARY = "libnftables.so.1"
 _STATELESS, _JSON = 1 << 1, 1 << 4
 _TIMEOUT = 20.0  # seconds
-_MEND = "apt-get install nftables"
 
 
 class NftError(Exception):
@@ -126,7 +125,7 @@ def find() -> Nft:
     """The library, else the program.
 
     Raises:
-        NftMissing: neither is there; the message says what to install.
+        NftMissing: neither is there.
     """
     try:
         return Library()
@@ -134,7 +133,7 @@ def find() -> Nft:
         try:
             return Program()
         except NftError as error:
-            raise NftMissing(f"nftables is not installed; run: {_MEND}") from error
+            raise NftMissing("nftables is not installed") from error
 
 
 def _objects(output: bytes) -> list[dict[str, Any]]:

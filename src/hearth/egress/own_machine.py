@@ -6,14 +6,12 @@ import os
 import shutil
 from pathlib import Path
 
-from hearth.core.finding import Finding
+from hearth.core.finding import Finding, not_held, ok
 from hearth.egress.nft import Library, NftMissing
-from hearth.egress.slirp import PROGRAM
+from hearth.egress.slirp import MAKE_TUN, PROGRAM
+from hearth.linux.commands import install
 
 TUN = Path("/dev/net/tun")
-_RULE = (
-    "sudo modprobe tun; sudo chmod 0666 /dev/net/tun"  # udev's own rules make it so; containers often don't
-)
 
 
 def network_findings(tun: Path = TUN, search: str = "/usr/local/bin:/usr/bin:/bin") -> list[Finding]:
@@ -26,17 +24,15 @@ def network_findings(tun: Path = TUN, search: str = "/usr/local/bin:/usr/bin:/bi
     found = []
     program = shutil.which(PROGRAM, path=search)
     if program is None:
-        found.append(
-            Finding("slirp4netns", False, "slirp4netns is not installed", "sudo apt-get install slirp4netns")
-        )
+        found.append(not_held("slirp4netns", "slirp4netns is not installed", install("slirp4netns")))
     else:
-        found.append(Finding("slirp4netns", True, program))
+        found.append(ok("slirp4netns", program))
     found.append(_tun(tun))
     try:
         Library().close()
-        found.append(Finding("nftables", True, "libnftables"))
+        found.append(ok("nftables", "libnftables"))
     except NftMissing as error:
-        found.append(Finding("nftables", False, str(error), "sudo apt-get install libnftables1"))
+        found.append(not_held("nftables", str(error), install("libnftables1")))
     return found
 
 
@@ -46,5 +42,5 @@ def _tun(tun: Path) -> Finding:
         os.close(os.open(tun, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
         why = f"{tun} can't be opened by an ordinary user: {error.strerror}"
-        return Finding(name, False, why, _RULE)
-    return Finding(name, True, str(tun))
+        return not_held(name, why, MAKE_TUN)
+    return ok(name, str(tun))

@@ -21,6 +21,7 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from hearth.core.errors import SandboxFailed
+from hearth.core.finding import RUN, Finding, State, found_by
 from hearth.core.launch import Network
 from hearth.egress import own_rules, slirp
 from hearth.egress.furnish import change, furnish
@@ -31,6 +32,7 @@ from hearth.egress.news import News
 from hearth.egress.nft import NftError
 from hearth.egress.own_machine import network_findings
 from hearth.egress.ruleset import member_for
+from hearth.linux.commands import by_root
 from hearth.ports.egress import NetHandle
 
 log = logging.getLogger(__name__)
@@ -77,7 +79,7 @@ class OwnNetworks:
         """See what there is, and follow this host's addresses. What is missing is no error: see `missing`."""
         lacking = [finding for finding in network_findings() if not finding.holds]
         if lacking:
-            self._fault = SandboxFailed(lacking[0].says, hint=f"run: {lacking[0].mend}")
+            self._fault = SandboxFailed(lacking[0].says, hint=f"{RUN}{lacking[0].mend}")
             log.warning("functions get no network: %s; %s", self._fault.message, self._fault.hint)
             return
         self._notices = listener(ROUTE, (_GROUP_IPV4_IFADDR,))
@@ -100,11 +102,9 @@ class OwnNetworks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def missing(self) -> tuple[tuple[str, str], ...]:
+    def missing(self) -> tuple[Finding, ...]:
         """See the port."""
-        if self._fault is None:
-            return ()
-        return (("network", "; ".join(filter(None, (self._fault.message, self._fault.hint)))),)
+        return () if self._fault is None else (found_by(self._fault, "network", State.NOT_HELD),)
 
     @property
     def resolver(self) -> str:
@@ -260,6 +260,6 @@ def _explain(error: Exception) -> SandboxFailed:
     if isinstance(error, NftError):
         return SandboxFailed(
             f"the packet filter's rules are not in force: {error}",
-            hint="sudo modprobe -a nf_tables nft_ct nft_reject_inet nft_connlimit",
+            hint=RUN + by_root("modprobe -a nf_tables nft_ct nft_reject_inet nft_connlimit"),
         )
     return SandboxFailed(f"the network of a sandbox could not be made: {error}", hint="run: hearth doctor")

@@ -8,9 +8,11 @@ import os
 import subprocess
 
 from hearth.core.errors import SandboxFailed
+from hearth.core.finding import RUN
 from hearth.egress.own_rules import TAP
 
 PROGRAM = "slirp4netns"
+MAKE_TUN = "sudo sh -c 'modprobe tun; chmod 0666 /dev/net/tun'"  # udev's own rules make it so; containers often don't
 _READY = 10.0  # seconds until it has its device; it takes 0.03
 _LEAVE = 2.0
 _OPTIONS = (
@@ -89,7 +91,7 @@ async def start(program: str, pid: int) -> Slirp:
             await slirp.ended.wait()
         failed = SandboxFailed(
             f"slirp4netns gave a sandbox no network: {slirp.last_words()}",
-            hint="it needs /dev/net/tun: sudo modprobe tun; sudo chmod 0666 /dev/net/tun",
+            hint=RUN + MAKE_TUN,
         )
     except TimeoutError:
         failed = SandboxFailed(f"slirp4netns was not ready after {_READY:.0f} s")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from hearth.core.finding import Finding
 from hearth.core.launch import Network
 
 
@@ -35,8 +36,8 @@ class Networks(Protocol):
         """The address that stands as nameserver in a networked sandbox's /etc/resolv.conf."""
         ...
 
-    def missing(self) -> tuple[tuple[str, str], ...]:
-        """What can't be held now, as in `Probe.missing`: (``network``, why and the command that mends it).
+    def missing(self) -> tuple[Finding, ...]:
+        """What can't be held now, as in `Probe.missing`: one named ``network``.
 
         Empty while the rules are in force. While it isn't, `prepare` and `open` raise, and a driver gives `none`.
         """

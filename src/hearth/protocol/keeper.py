@@ -13,11 +13,12 @@ import json
 from typing import Any
 
 from hearth.core.errors import ProtocolViolation
+from hearth.core.finding import Finding, State
 from hearth.core.launch import Attachment, Disk, Exit, Limits, Mount, Network, Probe, SandboxSpec, Usage
 
 MESSAGE_MAX = 128 * 1024
 """Bytes of one message; below the kernel's default socket buffer, so that one datagram always fits."""
-VERSION = 2
+VERSION = 3
 
 
 def pack(message: dict[str, Any]) -> bytes:
@@ -86,7 +87,7 @@ def probe_from_data(data: dict[str, Any]) -> Probe:
         driver=data["driver"],
         usable=data["usable"],
         enforces=frozenset(data["enforces"]),
-        missing=tuple((what, why) for what, why in data["missing"]),
+        missing=tuple(Finding(**{**found, "state": State(found["state"])}) for found in data["missing"]),
         facts=tuple((name, value) for name, value in data["facts"]),
     )
 

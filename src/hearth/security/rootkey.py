@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import stat
 import tempfile
 from dataclasses import dataclass, field
@@ -19,7 +20,9 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hearth.core.errors import StartupFailed
+from hearth.core.finding import RUN, Finding, State, found_by, ok
 
+NAME = "root key"
 SIZE = 32  # bytes
 _PREFIX = b"hearth/1/"  # in front of every label: a version of the scheme itself
 
@@ -61,17 +64,43 @@ def load_root_key(path: Path, *, create: bool = True) -> RootKey:
     try:
         if create and not path.exists():
             _create(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return _read(path)
+
+
+def look(path: Path, *, create: bool) -> tuple[Finding, str | None]:
+    """What `load_root_key` would say, and the fingerprint of the key that is there; nothing is made."""
+    try:
+        if create and not path.exists():
+            return ok(NAME, f"{path} is made at the first start"), None
+        key = _read(path)
+    except OSError as error:
+        return found_by(_unreadable(path, error), NAME, State.REFUSED), None
+    except StartupFailed as error:
+        return found_by(error, NAME, State.REFUSED), None
+    return ok(NAME, str(path)), key.fingerprint()
+
+
+def _read(path: Path) -> RootKey:
+    try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             secret = file.read(SIZE + 1)
     except OSError as error:
-        raise StartupFailed(
-            f"the root key {path} can't be read: {error.strerror}",
-            hint="put it back, owned by who runs Hearth, mode 0600",
-        ) from error
+        raise _unreadable(path, error) from error
     if stat.S_IMODE(status.st_mode) & 0o077:
-        raise StartupFailed(f"the root key {path} can be read by others", hint=f"chmod 600 {path}")
+        raise StartupFailed(
+            f"the root key {path} can be read by others", hint=f"{RUN}chmod 600 {shlex.quote(str(path))}"
+        )
     return _checked(secret, str(path))
+
+
+def _unreadable(path: Path, error: OSError) -> StartupFailed:
+    return StartupFailed(
+        f"the root key {path} can't be read: {error.strerror}",
+        hint="put it back, owned by who runs Hearth, mode 0600",
+    )
 
 
 def read_root_key(descriptor: int) -> RootKey:

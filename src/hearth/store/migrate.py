@@ -61,10 +61,15 @@ def is_current(engine: Engine) -> bool:
         return False
 
 
-def newest() -> str:
-    """The schema that this program has: the number in the name of the last script."""
+def schemas() -> set[str]:
+    """All that this program knows: the numbers in the names of its scripts."""
     names = (re.match(r"m(\d{4})_", path.name) for path in (_FOLDER / "versions").iterdir())
-    return max(name[1] for name in names if name is not None)
+    return {name[1] for name in names if name is not None}
+
+
+def newest() -> str:
+    """The schema that this program has."""
+    return max(schemas())
 
 
 def _stored(connection: Connection) -> str | None:
@@ -112,11 +117,16 @@ def _revision(connection: Connection, known: set[str], path: Path) -> str | None
             )
         return None
     if current not in known:
-        raise StartupFailed(
-            f"the database was written by a newer Hearth (schema {current})",
-            hint="run that version again, or restore the copy that it made in DATA_DIR/backups",
-        )
+        raise of_newer(current)
     return current
+
+
+def of_newer(schema: str) -> StartupFailed:
+    """This program does not know that schema."""
+    return StartupFailed(
+        f"the database was written by a newer Hearth (schema {schema})",
+        hint="run that version again, or restore the copy that it made in DATA_DIR/backups",
+    )
 
 
 def backup(path: Path, label: str, now_ms: int) -> Path:

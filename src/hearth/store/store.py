@@ -18,6 +18,7 @@ from hearth.store.credentials import Credentials
 from hearth.store.database import READERS, Database
 from hearth.store.dialect import create_file, sqlite_readers, sqlite_writer
 from hearth.store.functions import Functions
+from hearth.store.look import FINGERPRINT, of_another_key
 from hearth.store.migrate import is_current, migrate
 from hearth.store.processes import Processes
 from hearth.store.retention import Retention
@@ -26,8 +27,6 @@ from hearth.store.secrets import Secrets
 from hearth.store.traffic import Traffic
 from hearth.store.work import Work
 from hearth.store.writer import Tx
-
-_FINGERPRINT = "root_key_fingerprint"
 
 
 class Store(Accounts, Credentials, Functions, Work, Routes, Secrets, Processes, Traffic, Retention):
@@ -91,17 +90,14 @@ class Store(Accounts, Credentials, Functions, Work, Routes, Secrets, Processes, 
 
         def write(tx: Tx) -> str:
             known = tx.connection.execute(
-                select(t.meta.c.value).where(t.meta.c.name == _FINGERPRINT)
+                select(t.meta.c.value).where(t.meta.c.name == FINGERPRINT)
             ).scalar_one_or_none()
             if known is None:
-                tx.connection.execute(t.meta.insert().values(name=_FINGERPRINT, value=fingerprint))
+                tx.connection.execute(t.meta.insert().values(name=FINGERPRINT, value=fingerprint))
             return known or fingerprint
 
         if await self._db.write(write) != fingerprint:
-            raise StartupFailed(
-                "the root key is not the one that this database was made with",
-                hint="put the old key back at DATA_DIR/key (or HEARTH_KEY_FILE)",
-            )
+            raise of_another_key()
 
     async def close(self) -> None:
         """Commit what is queued and close the file."""

@@ -10,14 +10,81 @@ import fcntl
 import os
 import re
 import secrets
+import shlex
 import shutil
 import stat
+import time
 from pathlib import Path
 
 from hearth.core.errors import StartupFailed
+from hearth.core.finding import RUN, Finding, refused
 
+NAME = "data directory"
+_TRIES, _PAUSE = 10, 0.02  # seconds
 _INSTANCE = re.compile(r"[0-9a-f]{8}")
 FOLDERS = ("sources", "artifacts", "toolchains", "disks", "logs", "tmp", "backups")
+
+
+def _take(lock: int) -> bool:
+    """Hold it; False when another platform does. `hearth doctor` may have it for a moment."""
+    for _ in range(_TRIES):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(_PAUSE)
+    return False
+
+
+def is_locked(lock: Path) -> bool:
+    """Whether somebody holds a lock (flock(2)): asked by taking it for a moment, shared. Raises OSError."""
+    fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def unusable(path: Path, why: str) -> Finding:
+    """A data directory that can't be read or written."""
+    return refused(
+        NAME,
+        f"the data directory {path} can't be used: {why}",
+        "hearth up --data-dir ~/.local/share/hearth-new",
+    )
+
+
+def read_instance(data: Path) -> str | None:
+    """The instance id of a data directory; None where there is none yet.
+
+    Names of control groups, run directories and tables are made of it: it must be nothing but a name. Raises StartupFailed.
+    """
+    file = data / "instance"
+    try:
+        name = file.read_text().strip()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError):
+        name = ""
+    if _INSTANCE.fullmatch(name) is None:
+        raise StartupFailed(
+            f"{file} does not hold an instance id; if nothing of this data directory runs, a new one can be made",
+            hint=f"{RUN}mv {shlex.quote(str(file))} {shlex.quote(f'{file}.old')}",
+        )
+    return name
+
+
+def check_folders(data: Path) -> None:
+    """Raise StartupFailed when a folder of the data directory was replaced by a link or a file."""
+    for name in FOLDERS:
+        folder = data / name
+        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+            raise StartupFailed(
+                f"{folder} is not a folder", hint="move what it leads to there: links are not followed"
+            )
 
 
 class DataDir:
@@ -34,30 +101,23 @@ class DataDir:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             self._lock = os.open(path / "lock", flags, 0o600)
         except OSError as error:
-            raise StartupFailed(
-                f"the data directory {path} can't be used: {error.strerror}",
-                hint="choose another with --data-dir, or mend its permissions",
-            ) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            raise unusable(path, error.strerror or str(error)).error() from error
+        if not _take(self._lock):
             os.close(self._lock)
             raise StartupFailed(
                 f"another hearth runs on the data directory {path}",
                 hint="stop it first, or choose another directory with --data-dir",
-            ) from error
+            )
         try:
-            self.instance = self._read_instance()
+            self.instance = self._make_instance()
         except BaseException:
             os.close(self._lock)
             raise
 
-    def _read_instance(self) -> str:
-        """Names of control groups, run directories and tables are made of it: it must be nothing but a name."""
+    def _make_instance(self) -> str:
         file = self.path / "instance"
-        try:
-            name = file.read_text().strip()
-        except FileNotFoundError:
+        name = read_instance(self.path)
+        if name is None:
             name = secrets.token_hex(4)
             staged = self.path / "instance.new"
             staged.unlink(missing_ok=True)
@@ -66,13 +126,6 @@ class DataDir:
             ) as out:
                 out.write(name + "\n")
             staged.rename(file)
-        except (OSError, UnicodeDecodeError):
-            name = ""
-        if _INSTANCE.fullmatch(name) is None:
-            raise StartupFailed(
-                f"{file} does not hold an instance id",
-                hint="if nothing of this data directory runs, remove that file: a new one is made",
-            )
         return name
 
     @property
@@ -87,13 +140,9 @@ class DataDir:
         """
         if os.geteuid() == 0:
             self._keep_disks()
+        check_folders(self.path)
         for name in FOLDERS:
-            folder = self.path / name
-            if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-                raise StartupFailed(
-                    f"{folder} is not a folder", hint="move what it leads to there: links are not followed"
-                )
-            folder.mkdir(mode=0o700, exist_ok=True)
+            (self.path / name).mkdir(mode=0o700, exist_ok=True)
         if os.geteuid() != 0:
             return
         if self.path.stat().st_uid != uid:

@@ -107,6 +107,22 @@ class PlatformGroup:
             move_back(self._base)
 
 
+def limits_of(pid: int) -> frozenset[str]:
+    """The limits that a running platform's group of cgroup v2 gives to its sandboxes, by any process of its own; none where
+    it has no such group."""
+    mounts = parse_mounts(Path("/proc/self/mountinfo").read_text())
+    unified = next((mount.point for mount in mounts if mount.version == 2), None)
+    try:
+        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+        group = next((line[3:] for line in lines if line.startswith("0::")), "/")
+        if unified is None or not group.rpartition("/")[2].startswith(f"{LEAF}-"):
+            return frozenset()
+        home = (unified / group.lstrip("/")).parent
+        return frozenset((home / "cgroup.subtree_control").read_text().split())
+    except OSError:
+        return frozenset()
+
+
 def _move(group: Path) -> None:
     fd = os.open(group / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
     try:

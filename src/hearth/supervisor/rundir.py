@@ -23,8 +23,7 @@ def make_own(instance: str, data: Path, runtime: Path | None) -> Path:
 
     Raises StartupFailed when there is no place for it.
     """
-    places = [runtime / f"hearth-{instance}"] if runtime is not None and is_private(runtime) else []
-    for path in [*places, data / "run"]:
+    for path in places(instance, data, runtime):
         if len(os.fsencode(path)) > _LONGEST:
             continue
         try:
@@ -37,6 +36,12 @@ def make_own(instance: str, data: Path, runtime: Path | None) -> Path:
         f"there is no place for sockets: {data / 'run'} can't be made, or is longer than {_LONGEST} bytes",
         hint="choose a shorter --data-dir, or set XDG_RUNTIME_DIR to a folder of your own (mode 0700)",
     )
+
+
+def places(instance: str, data: Path, runtime: Path | None) -> list[Path]:
+    """Where `make_own` makes it, the best place first."""
+    first = [runtime / f"hearth-{instance}"] if runtime is not None and _is_mine(runtime) else []
+    return [*first, data / "run"]
 
 
 def remove(path: Path, root: bool) -> None:

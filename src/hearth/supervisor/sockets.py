@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import socket
+from typing import Any
 
-from hearth.core.errors import StartupFailed
+from hearth.core.finding import Finding, refused
+from hearth.linux.commands import by_root
 
 BACKLOG = 4096
+NAME = "port"
 
 
 def bind_public(host: str, port: int, count: int) -> list[socket.socket]:
@@ -20,17 +23,7 @@ def bind_public(host: str, port: int, count: int) -> list[socket.socket]:
         StartupFailed: the port is in use, or the address is not this machine's.
     """
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except socket.gaierror as error:
-        raise StartupFailed(
-            f"{host!r} is not an address: {error.strerror}", hint="use --host 127.0.0.1"
-        ) from error
-    family, _, _, _, address = found[0]
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            address = (address[0], probe.getsockname()[1], *address[2:])
+        family, address = try_address(host, port)
         sockets = []
         for _ in range(count):
             sock = socket.socket(family, socket.SOCK_STREAM)
@@ -42,11 +35,36 @@ def bind_public(host: str, port: int, count: int) -> list[socket.socket]:
             sockets.append(sock)
         return sockets
     except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise StartupFailed(
-                f"port {port} on {host} is in use", hint="stop what uses it, or choose another with --port"
-            ) from error
-        raise StartupFailed(
-            f"can't listen on {host} port {port}: {error.strerror}",
-            hint="choose others with --host and --port",
-        ) from error
+        raise unbindable(host, port, error).error(hint="or choose others with --host and --port") from error
+
+
+def try_address(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
+    """Bind an address for a moment, without listening; returns its family and what `bind` takes, with the port that was got.
+
+    Raises OSError.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, _, _, _, address = found[0]
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
+        return family, (address[0], probe.getsockname()[1], *address[2:])
+
+
+def unbindable(host: str, port: int, error: OSError, by: str = "") -> Finding:
+    """Why nobody can listen there.
+
+    Args:
+        error: what `try_address` raised.
+        by: who uses it, where that is known: `` by nginx (process 12)``.
+    """
+    if isinstance(error, socket.gaierror):
+        return refused(NAME, f"{host!r} is not an address: {error.strerror}", "hearth up --host 127.0.0.1")
+    if error.errno == errno.EADDRINUSE:
+        return refused(NAME, f"port {port} on {host} is in use{by}", "hearth up --port 0")
+    says = f"can't listen on {host} port {port}: {error.strerror}"
+    if error.errno == errno.EACCES:
+        return refused(NAME, says, by_root(f"sysctl -w net.ipv4.ip_unprivileged_port_start={port}"))
+    if error.errno == errno.EADDRNOTAVAIL:
+        return refused(NAME, says, "hearth up --host 127.0.0.1")
+    return refused(NAME, says)

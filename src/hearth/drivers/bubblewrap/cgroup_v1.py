@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from hearth.core.finding import Finding, not_held
 from hearth.core.launch import Limits, Usage
 from hearth.drivers.bubblewrap import cgroups, files
+from hearth.linux.commands import by_root
 
 _LIMITS = ("memory", "cpu", "pids")
 _EXTRA = ("cpuacct", "freezer")
@@ -91,9 +93,7 @@ class GroupsV1:
             wanted["unified"] = unified
         self._roots = {name: point / f"hearth-{instance}" for name, point in wanted.items()}
         self.version = "v1+unified" if unified is not None else "v1"
-        self.missing = {
-            name: f"the cgroup controller {name} is not mounted" for name in _LIMITS if name not in mounted
-        }
+        self.missing = {name: _not_mounted(name) for name in _LIMITS if name not in mounted}
 
     def open(self) -> None:
         for name, root in self._roots.items():
@@ -102,9 +102,25 @@ class GroupsV1:
                 files.write_if_there(root / "memory.use_hierarchy", "1")  # always so since Linux 5.11
         memory = self._roots.get("memory")
         if memory is not None and not (memory / "memory.memsw.limit_in_bytes").exists() and _swap_is_on():
-            self.missing["swap"] = (
-                "this kernel doesn't count swap (boot with swapaccount=1, or turn swap off)"
+            self.missing["swap"] = not_held(
+                "swap",
+                "swap is on, and this kernel doesn't count it unless it is booted with swapaccount=1",
+                by_root("swapoff -a"),
             )
+
+    def offered(self) -> frozenset[str]:
+        """The limits that could be held here. Changes nothing."""
+        return frozenset(_LIMITS) & frozenset(self._roots)
+
+    @property
+    def directories(self) -> tuple[Path, ...]:
+        """The instance's own, whether or not they are there."""
+        return tuple(dict.fromkeys(self._roots.values()))
+
+    @property
+    def parents(self) -> tuple[Path, ...]:
+        """The directories in which the instance's own stand."""
+        return tuple(directory.parent for directory in self.directories)
 
     def create(self, name: str, limits: Limits) -> GroupV1:
         group = self._group(name)
@@ -128,10 +144,16 @@ class GroupsV1:
         return {name: self._group(name) for name in sorted(names)}
 
     def close(self) -> None:
-        cgroups.remove(tuple(dict.fromkeys(self._roots.values())))
+        cgroups.remove(self.directories)
 
     def _group(self, name: str) -> GroupV1:
         return GroupV1({controller: root / name for controller, root in self._roots.items()})
+
+
+def _not_mounted(name: str) -> Finding:
+    place = f"/sys/fs/cgroup/{name}"
+    mend = by_root(f"mkdir -p {place} && mount -t cgroup -o {name} none {place}")
+    return not_held(name, f"the cgroup controller {name} is not mounted", mend)
 
 
 def _swap_is_on() -> bool:

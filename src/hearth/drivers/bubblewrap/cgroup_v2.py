@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from hearth.core.finding import Finding
 from hearth.core.launch import Limits, Usage
-from hearth.drivers.bubblewrap import cgroups, files
+from hearth.drivers.bubblewrap import cgroups, delegation, files
 
 _LIMITS = ("memory", "cpu", "pids")
 LEAF = "hearth-platform"  # whoever was in the group; a platform's own processes are in LEAF-<instance>
-NOT_GIVEN = "the cgroup controller {} is not given to this group (start as a systemd unit with Delegate=yes)"
 _PATIENCE = 5.0  # seconds for processes that are just leaving
 _DELEGATED = ("trusted.delegate", "user.delegate")  # set by systemd for Delegate=yes
 
@@ -184,15 +184,19 @@ class GroupsV2:
     def __init__(self, instance: str, base: Base) -> None:
         self._base = base
         self._root = base.path / f"hearth-{instance}"
-        self.missing: dict[str, str] = {}
+        self._added: frozenset[str] = frozenset()  # controllers that nobody had switched on before
+        self.missing: dict[str, Finding] = {}
 
     def open(self) -> None:
         with _locked(self._base.path):
+            before = _handed_down(self._base.path)
             self._enable(self._base.path)
+            self._added = _handed_down(self._base.path) - before
             self._root.mkdir(mode=0o755, exist_ok=True)
         self._enable(self._root)
-        there = set((self._root / "cgroup.subtree_control").read_text().split())
-        self.missing = {name: NOT_GIVEN.format(name) for name in _LIMITS if name not in there}
+        there = _handed_down(self._root)
+        lacking = [name for name in _LIMITS if name not in there]
+        self.missing = delegation.not_given(lacking, self._base.leaf)
 
     def _enable(self, group: Path) -> None:
         if group == self._base.path and self._base.leaf:
@@ -207,6 +211,16 @@ class GroupsV2:
         """Controllers that could be had here. Changes nothing."""
         have = (self._base.path / "cgroup.controllers").read_text().split()
         return frozenset(_LIMITS) & frozenset(have)
+
+    @property
+    def directories(self) -> tuple[Path, ...]:
+        """The instance's own, whether or not it is there."""
+        return (self._root,)
+
+    @property
+    def parents(self) -> tuple[Path, ...]:
+        """The directory in which the instance's own stands."""
+        return (self._base.path,)
 
     def create(self, name: str, limits: Limits) -> GroupV2:
         group = GroupV2(self._root / name)
@@ -225,10 +239,17 @@ class GroupsV2:
 
     def close(self) -> None:
         with _locked(self._base.path):
-            gone = cgroups.remove((self._root,))
-            if gone and self._base.leaf and all(_is_leaf(child) for child in _children(self._base.path)):
-                with contextlib.suppress(OSError):  # a leaf that stays does no harm: the next keeper uses it
-                    self._give_back()
+            if not cgroups.remove((self._root,)):
+                return
+            if self._base.leaf:
+                if all(_is_leaf(child) for child in _children(self._base.path)):
+                    with contextlib.suppress(
+                        OSError
+                    ):  # a leaf that stays does no harm: the next keeper uses it
+                        self._give_back()
+            elif not any(_has_sandboxes(child) for child in _children(self._base.path)):
+                for name in self._added:
+                    files.write_if_there(self._base.path / "cgroup.subtree_control", f"-{name}")
 
     def _give_back(self) -> None:
         """No sandboxes are here any more, of nobody: the group as it was found."""
@@ -236,6 +257,15 @@ class GroupsV2:
             files.write_if_there(self._base.path / "cgroup.subtree_control", f"-{name}")
         _move_all(self._base.path / LEAF, self._base.path)
         cgroups.remove((self._base.path / LEAF,))
+
+
+def _handed_down(group: Path) -> frozenset[str]:
+    return frozenset((group / "cgroup.subtree_control").read_text().split())
+
+
+def _has_sandboxes(group: Path) -> bool:
+    """Whether it is an instance's (of any platform), whose sandboxes need what its parent hands down."""
+    return group.name.startswith("hearth-") and not _is_leaf(group)
 
 
 def _children(group: Path) -> list[Path]:

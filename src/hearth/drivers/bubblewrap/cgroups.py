@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from hearth.core.errors import LimitUnenforceable, SandboxFailed
+from hearth.core.finding import Finding
 from hearth.core.launch import Limits, Usage
 
 PERIOD = 100_000  # microseconds in which the cpu quota is counted
@@ -89,10 +90,14 @@ class Groups(Protocol):
     """The tree of one Hearth instance."""
 
     version: str  # v1, v1+unified or v2
-    missing: dict[str, str]  # limit ("memory", "cpu", "pids"): why it can't be held here
+    missing: dict[str, Finding]  # limit ("memory", "cpu", "pids"): why it can't be held here
 
     def open(self) -> None:
         """Make the instance's own directories. Raises OSError."""
+        ...
+
+    def offered(self) -> frozenset[str]:
+        """The limits that could be held here. Changes nothing."""
         ...
 
     def create(self, name: str, limits: Limits) -> Group:
@@ -103,8 +108,18 @@ class Groups(Protocol):
         """Groups that exist now, by sandbox, whoever made them."""
         ...
 
+    @property
+    def parents(self) -> tuple[Path, ...]:
+        """The directories in which the instance's own stand."""
+        ...
+
+    @property
+    def directories(self) -> tuple[Path, ...]:
+        """The instance's own directories, whether or not they are there."""
+        ...
+
     def close(self) -> None:
-        """Remove the instance's own directories when they are empty."""
+        """Remove the instance's own directories when they are empty, and give back what `open` switched on for them."""
         ...
 
 

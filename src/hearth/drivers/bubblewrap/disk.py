@@ -17,11 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hearth.core.errors import NoCapacity, SandboxFailed
+from hearth.core.finding import Finding, not_held, ok
 from hearth.core.launch import Disk
 from hearth.drivers.bubblewrap import loop, mounts, watch
 from hearth.drivers.bubblewrap.uids import Uids
+from hearth.linux.commands import by_root, install
 
 _MKFS_TIMEOUT, _GONE_TIMEOUT = 60.0, 5.0
+_AS_MEMORY = "a build's disk counts as its memory"
 _EXT4_STATE, _EXT4_CLEAN = 1024 + 0x3A, 1  # s_state of the superblock (ext4 disk layout)
 
 
@@ -65,8 +68,8 @@ class Disks:
         self._folder = folder
         self._block = block
         self._in_use: set[str] = set()
-        self._loops = False
-        self._mkfs = shutil.which("mkfs.ext4", path="/usr/sbin:/sbin:/usr/bin:/bin")
+        self.finding = not_held("build disks", "not open")
+        self._mkfs = _find_mkfs()
 
     def open(self) -> None:
         """Make the folder, throw away what an earlier keeper left, reserve the uids of the disks that are kept.
@@ -88,12 +91,12 @@ class Disks:
                     continue
                 self._block.free_disk(granted)  # it is of another block of uids, or a copy
             image.unlink()
-        self._loops = self._mkfs is not None and loop.works(self._folder)
+        self.finding = disks_of_builds(self._folder)
 
     @property
     def backing(self) -> str:
         """``loop`` where images can be mounted here, else ``tmpfs``: its pages count as the sandbox's memory."""
-        return "loop" if self._loops else "tmpfs"
+        return "loop" if self.finding.holds else "tmpfs"
 
     async def take(self, disk: Disk, spare_uid: int) -> Mounted:
         """Mount a disk.
@@ -104,7 +107,7 @@ class Disks:
 
         Raises SandboxFailed, NoCapacity, OSError; then nothing is left.
         """
-        if not self._loops:
+        if not self.finding.holds:
             size, gid = min(disk.bytes, _half_of_memory()), self._block.gid(spare_uid)
             options = {"size": str(size), "mode": "755", "uid": str(spare_uid), "gid": str(gid)}
             return Mounted(mounts.new_tmpfs(options, mounts.NOSUID | mounts.NODEV), spare_uid, "", None)
@@ -211,6 +214,20 @@ class Disks:
     def leftovers(self) -> list[str]:
         """Let go of loop devices that an earlier keeper's images still hold; returns their names."""
         return loop.detach_below(self._folder)
+
+
+def disks_of_builds(folder: Path) -> Finding:
+    """Whether images in a folder can be mounted. A loop device is made and let go of; nothing of it is left."""
+    name = "build disks"
+    if _find_mkfs() is None:
+        return not_held(name, f"there is no mkfs.ext4: {_AS_MEMORY}", install("e2fsprogs"))
+    if not loop.works(folder):
+        return not_held(name, f"loop devices can't be made here: {_AS_MEMORY}", by_root("modprobe loop"))
+    return ok(name, "builds have disks of their own: ext4 images on loop devices")
+
+
+def _find_mkfs() -> str | None:
+    return shutil.which("mkfs.ext4", path="/usr/sbin:/sbin:/usr/bin:/bin")
 
 
 def _half_of_memory() -> int:

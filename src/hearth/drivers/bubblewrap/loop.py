@@ -6,13 +6,15 @@ import contextlib
 import fcntl
 import os
 import struct
+import time
 from pathlib import Path
 
 from hearth.drivers.bubblewrap import mounts
 
 # include/uapi/linux/loop.h; LOOP_CONFIGURE is there since Linux 5.8
-_LOOP_CTL_GET_FREE, _LOOP_CONFIGURE, _LOOP_CLR_FD = 0x4C82, 0x4C0A, 0x4C01
+_LOOP_CTL_GET_FREE, _LOOP_CTL_REMOVE, _LOOP_CONFIGURE, _LOOP_CLR_FD = 0x4C82, 0x4C81, 0x4C0A, 0x4C01
 _LO_FLAGS_AUTOCLEAR = 4
+_REMOVE_TRIES, _REMOVE_PAUSE = 20, 0.005  # seconds
 _LOOP_CONFIG_SIZE, _FLAGS_OFFSET = 304, 8 + 52
 
 
@@ -25,18 +27,35 @@ def backing_file(device: str) -> str | None:
 
 
 def works(folder: Path) -> bool:
-    """Whether loop devices can be made here, found out by making one: in containers they often can't."""
+    """Whether loop devices can be made here, found out by making one: in containers they often can't. Leaves nothing."""
+    before = {path.name for path in _devices()}
     try:
         fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
             os.ftruncate(fd, 1 << 20)
-            _, held = _configure_loop(fd)
+            device, held = _configure_loop(fd)
             os.close(held)  # nothing is mounted from it: so it is let go of at once
         finally:
             os.close(fd)
     except OSError:
         return False
+    name = device.removeprefix("/dev/")
+    if name not in before:  # the kernel has made another one, because all were in use
+        _remove(int(name.removeprefix("loop")))
     return True
+
+
+def _remove(number: int) -> None:
+    """Take a device away that was made for a moment; one that somebody has taken meanwhile stays."""
+    control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        for _ in range(_REMOVE_TRIES):  # the kernel lets go of the image by a worker of its own
+            with contextlib.suppress(OSError):
+                fcntl.ioctl(control, _LOOP_CTL_REMOVE, number)
+                return
+            time.sleep(_REMOVE_PAUSE)
+    finally:
+        os.close(control)
 
 
 def mount(image: Path) -> tuple[int, str]:
@@ -73,18 +92,24 @@ def _configure_loop(file: int) -> tuple[str, int]:
     raise AssertionError("the loop above returns or raises")
 
 
+def held_below(folder: Path) -> list[str]:
+    """Names of devices whose images are (or were, when unlinked) in a folder."""
+    names = [device.name for device in _devices()]
+    return [name for name in names if (backing_file(name) or "").startswith(f"{folder}/")]
+
+
 def detach_below(folder: Path) -> list[str]:
-    """Let go of devices whose images are (or were, when unlinked) in a folder; returns their names."""
-    found = []
-    for device in Path("/sys/block").glob("loop*"):
-        backing = backing_file(device.name)
-        if backing is None or not backing.startswith(f"{folder}/"):
-            continue
+    """Let go of the devices that `held_below` names; returns their names."""
+    found = held_below(folder)
+    for name in found:
         with contextlib.suppress(OSError):  # somebody else was quicker
-            fd = os.open(f"/dev/{device.name}", os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(f"/dev/{name}", os.O_RDONLY | os.O_CLOEXEC)
             try:
                 fcntl.ioctl(fd, _LOOP_CLR_FD)
             finally:
                 os.close(fd)
-        found.append(device.name)
     return found
+
+
+def _devices() -> list[Path]:
+    return sorted(Path("/sys/block").glob("loop*"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,13 +13,13 @@ from hearth.drivers.bubblewrap import cgroup_tree, guard, mounts, seccomp
 from hearth.drivers.bubblewrap.cgroups import Groups
 from hearth.drivers.bubblewrap.disk import Disks
 from hearth.drivers.bubblewrap.leftovers import remove_leftovers
+from hearth.drivers.bubblewrap.needs import find_tools
 from hearth.drivers.bubblewrap.rundir import prepare_run_directory, remove_run_directory
 from hearth.drivers.bubblewrap.seccomp import Filters
 from hearth.drivers.bubblewrap.sources import Sources
 from hearth.drivers.bubblewrap.uids import OwnUid, Uids, take_block
 from hearth.ports.egress import Networks
 
-_SEARCH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 # Certificates, the linker's cache and Debian's links from /usr/bin into /usr: nothing of this host's own settings.
 _ETC = (
     "/etc/ssl/certs",
@@ -90,8 +89,7 @@ async def open_machine(
         except (OSError, ImportError, RuntimeError, SandboxFailed) as error:
             raise StartupFailed(
                 f"sandboxes can't be made here: {error}",
-                hint="bubblewrap needs user namespaces (or root and control groups) and libseccomp2; "
-                "`hearth doctor` tells more",
+                hint="run: hearth doctor",
             ) from error
         links, system = host_layout()
         return Machine(
@@ -107,18 +105,6 @@ async def open_machine(
             system=system,
             undo=undo.pop_all(),
         )
-
-
-def find_tools() -> dict[str, str]:
-    """Raises StartupFailed when one is missing."""
-    packages = {"sh": "dash", "setpriv": "util-linux", "unshare": "util-linux", "bwrap": "bubblewrap"}
-    found = {name: shutil.which(name, path=_SEARCH) for name in packages}
-    missing = sorted({packages[name] for name, path in found.items() if path is None})
-    if missing:
-        raise StartupFailed(
-            f"sandboxes need {', '.join(missing)}", hint=f"apt-get install {' '.join(missing)}"
-        )
-    return {name: path for name, path in found.items() if path is not None}
 
 
 def host_layout(root: Path = Path("/")) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:

@@ -11,23 +11,20 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from hearth.core.errors import LimitUnenforceable
+from hearth.core.finding import Finding
 from hearth.core.launch import Limits, Usage
 from hearth.drivers.bubblewrap import cgroups
-from hearth.drivers.bubblewrap.cgroup_v2 import NOT_GIVEN, GroupsV2
+from hearth.drivers.bubblewrap.cgroup_v2 import GroupsV2
 from hearth.drivers.bubblewrap.cgroups import Group
 from hearth.drivers.bubblewrap.kin import Kin
 
 # Bytes. Stacks of threads and what a runtime maps ahead count as data, though nothing is in them: an empty Node 24 has
 # 573 MiB of it and uses 40.
 DATA_SLACK = 1 << 30
-NOT_HELD = (
-    "an ordinary user has no control group of his own here (run `systemd-run --user --scope -p Delegate=yes hearth up`, "
-    "a service unit with Delegate=yes, or as root)"
-)
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -103,12 +100,14 @@ class OwnGroups:
 
     Args:
         inner: a delegated part of the cgroup v2 tree, or None.
+        without: what is missing where there is none.
     """
 
-    def __init__(self, inner: GroupsV2 | None) -> None:
+    def __init__(self, inner: GroupsV2 | None, without: Mapping[str, Finding]) -> None:
         self._inner = inner
+        self._without = dict(without)
         self.version = "v2, delegated" if inner is not None else "none"
-        self.missing: dict[str, str] = {}
+        self.missing: dict[str, Finding] = {}
         self._heap = True
 
     def open(self) -> None:
@@ -116,16 +115,22 @@ class OwnGroups:
             self._inner.open()
             self.missing = {name: why for name, why in self._inner.missing.items() if name != "pids"}
         else:
-            self.missing = {"memory": NOT_HELD, "cpu": NOT_HELD}
+            self.missing = self._without
         self._heap = "memory" in self.missing
 
     def offered(self) -> frozenset[str]:
-        """The controllers that `open` would find; for a look that changes nothing."""
-        return frozenset() if self._inner is None else self._inner.offered()
+        """The limits that could be held here. Changes nothing."""
+        return frozenset({"pids"}) | (frozenset() if self._inner is None else self._inner.offered())
 
-    def why_not(self, limit: str) -> str:
-        """Why a limit is not held."""
-        return NOT_HELD if self._inner is None else NOT_GIVEN.format(limit)
+    @property
+    def directories(self) -> tuple[Path, ...]:
+        """The instance's own, whether or not they are there."""
+        return () if self._inner is None else self._inner.directories
+
+    @property
+    def parents(self) -> tuple[Path, ...]:
+        """The directories in which the instance's own stand."""
+        return () if self._inner is None else self._inner.parents
 
     def create(self, name: str, limits: Limits) -> OwnGroup:
         return OwnGroup(None if self._inner is None else self._inner.create(name, limits), self._heap)

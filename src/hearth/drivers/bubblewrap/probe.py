@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from hearth.core.errors import HearthError
+from hearth.core.finding import Finding, State, found_by, not_held, note, ok
 from hearth.core.ids import new_id
-from hearth.core.launch import Exit, Handle, Limits, Network, Probe, SandboxSpec, Usage
+from hearth.core.launch import Exit, Handle, Limits, Mount, Network, Probe, SandboxSpec, Usage
 from hearth.drivers.bubblewrap.machine import Machine
+from hearth.linux.commands import by_root, install
 
 _TIMEOUT = 10.0
 _MIB = 1 << 20
@@ -36,23 +38,24 @@ class _Result:
     usage: Usage
     out: str
     seconds: float
+    said: str = ""  # the end of what it wrote to stderr, on one line
 
 
 @dataclass
 class _Findings:
     enforces: set[str] = field(default_factory=set)
-    missing: list[tuple[str, str]] = field(default_factory=list)
+    missing: list[Finding] = field(default_factory=list)
 
     def add(self, name: str, holds: bool, why: str) -> None:
         if holds:
             self.enforces.add(name)
         else:
-            self.missing.append((name, why))
+            self.missing.append(not_held(name, why))
 
 
 def found_before(known: Probe, machine: Machine) -> Probe | None:
     """What an earlier keeper of this run found by trying, for one that follows it; None where the machine differs now."""
-    lacks = {name for name, _ in known.missing}
+    lacks = {found.name for found in known.missing}
     networked = machine.networks is not None and not machine.networks.missing()
     if not known.usable or not set(machine.groups.missing) <= lacks:
         return None
@@ -64,22 +67,21 @@ def found_before(known: Probe, machine: Machine) -> Probe | None:
 async def probe(driver: _Driver, machine: Machine) -> Probe:
     """Make and remove a handful of sandboxes."""
     found = _Findings()
-    for name, why in machine.groups.missing.items():
-        found.missing.append((name, why))
+    found.missing += machine.groups.missing.values()
     try:
         await _identity(driver, found)
         for name, trial in (("memory", _memory), ("pids", _pids), ("tmp", _tmp), ("cpu", _cpu)):
             if name not in machine.groups.missing:
                 await trial(driver, found)
     except HearthError as error:
-        found.missing.append(("sandbox", f"{error.message}. {error.hint or ''}".strip()))
+        found.missing.append(found_by(error, "sandboxes", State.REFUSED))
         return Probe("bubblewrap", False, frozenset(), tuple(found.missing), _facts(machine))
     await _network(driver, machine, found)
     if machine.uids.shared:
         found.enforces.discard("uids")
-        found.missing.append(("uids", _SHARED))
-    elif machine.disks.backing == "tmpfs":
-        found.missing.append(("disk", "no loop devices or mkfs.ext4: a build's disk counts as its memory"))
+        found.missing.append(note("uids", _SHARED, by_root("hearth up")))
+    elif not machine.disks.finding.holds:
+        found.missing.append(machine.disks.finding)
     return Probe("bubblewrap", True, frozenset(found.enforces), tuple(found.missing), _facts(machine))
 
 
@@ -98,14 +100,14 @@ def _facts(machine: Machine) -> tuple[tuple[str, str], ...]:
 
 async def _network(driver: _Driver, machine: Machine, found: _Findings) -> None:
     if machine.networks is None:
-        found.missing.append(("network", "no network of sandboxes is set up: only network: none"))
+        found.missing.append(not_held("network", "no network of sandboxes is set up: only network: none"))
         return
     missing = machine.networks.missing()
     if not missing and machine.uids.shared:  # it depends on programs that have not been tried yet
         try:
             await _run(driver, "exit 0", Limits(), Network("internet"))
         except HearthError as error:
-            missing = (("network", f"{error.message}; {error.hint or ''}".rstrip("; ")),)
+            missing = (found_by(error, "network", State.NOT_HELD),)
     found.missing.extend(missing)
     if not missing:
         found.enforces.add("network")
@@ -147,7 +149,32 @@ async def _cpu(driver: _Driver, found: _Findings) -> None:
     found.add("cpu", share < 0.6, "a sandbox had more of the processors than it was allowed")
 
 
-async def _run(driver: _Driver, script: str, limits: Limits, network: Network = _NO_NETWORK) -> _Result:
+async def runs(driver: _Driver, program: str, mount: Mount | None) -> Finding:
+    """Whether sandboxes can use an interpreter of Python's: its program is started in one.
+
+    Args:
+        program: its path inside.
+        mount: what it needs to be there.
+    """
+    name, mounts = "python for functions", () if mount is None else (mount,)
+    try:
+        result = await _run(driver, f"exec {program} -I -S -c pass", Limits(), mounts=mounts)
+    except HearthError as error:
+        return found_by(error, name, State.NOT_HELD)
+    if result.exit.code == 0:
+        return ok(name, program)
+    return not_held(
+        name, f"{program} does not run in a sandbox: {result.said or result.exit}", install("python3")
+    )
+
+
+async def _run(
+    driver: _Driver,
+    script: str,
+    limits: Limits,
+    network: Network = _NO_NETWORK,
+    mounts: tuple[Mount, ...] = (),
+) -> _Result:
     now = time.monotonic()
     spec = SandboxSpec(
         id=new_id("sandbox", time.time_ns() // 1_000_000, secrets.token_bytes(10)),
@@ -156,6 +183,7 @@ async def _run(driver: _Driver, script: str, limits: Limits, network: Network = 
         env=(("PATH", "/usr/bin:/bin"),),
         limits=limits,
         network=network,
+        mounts=mounts,
         guest=False,
     )
     handle = await driver.start(spec, now + _TIMEOUT)
@@ -164,15 +192,19 @@ async def _run(driver: _Driver, script: str, limits: Limits, network: Network = 
         try:
             async with asyncio.timeout_at(now + _TIMEOUT):
                 ended = await driver.wait(handle)
-            data = b""
-            with contextlib.suppress(BlockingIOError):
-                data = os.read(out, 65536)
+            printed, said = _read(out), _read(err)
         finally:
             os.close(out)
             os.close(err)
         used = await driver.usage(handle)
-        return _Result(ended, used, data.decode("utf-8", "replace"), time.monotonic() - now)
+        return _Result(ended, used, printed, time.monotonic() - now, " ".join(said.split())[-400:])
     except TimeoutError:
         return _Result(Exit(None, 9, reason="it took too long"), await driver.usage(handle), "", _TIMEOUT)
     finally:
         await driver.stop(handle, 0)
+
+
+def _read(fd: int) -> str:
+    with contextlib.suppress(BlockingIOError):
+        return os.read(fd, 65536).decode("utf-8", "replace")
+    return ""

@@ -221,5 +221,5 @@ async def _gave_up(spawned: Spawned) -> SandboxFailed:
     await spawned.outer.ended.wait()
     return SandboxFailed(
         f"the sandbox could not be started: {tail(spawned.stderr)}",
-        hint="`hearth doctor` tells what this machine lacks",
+        hint="run: hearth doctor",
     )

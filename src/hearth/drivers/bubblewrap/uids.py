@@ -8,6 +8,7 @@ instance mostly gets the one it had, and with it the owner of its disks.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -118,9 +119,10 @@ class UidBlock:
 
     shared = False
 
-    def __init__(self, block: range, lock: int) -> None:
+    def __init__(self, block: range, lock: int, path: Path) -> None:
         self.range = block
         self._lock = lock
+        self._path = path
         self._free = deque(range(block.start, block.start + DISKS))
         self._free_disks = set(range(block.start + DISKS, block.stop))
 
@@ -152,7 +154,11 @@ class UidBlock:
             self._free_disks.add(uid)
 
     def close(self) -> None:
+        """Let go of it; the file that tells of it goes first, while nobody else can hold it."""
+        self._path.unlink(missing_ok=True)
         os.close(self._lock)
+        with contextlib.suppress(OSError):  # other Hearths have theirs there
+            self._path.parent.rmdir()
 
 
 def used_uids() -> set[int]:
@@ -177,23 +183,53 @@ def take_block(instance: str, locks: Path = LOCKS) -> UidBlock:
     """
     taken = parse_ranges(*(_read(Path(name)) for name in ("/etc/subuid", "/etc/subgid")))
     uids, gids = (parse_map(_read(Path(f"/proc/self/{kind}_map"))) for kind in ("uid", "gid"))
-    locks.mkdir(mode=0o700, exist_ok=True)
     used = used_uids()
     for block in order(instance):
         mapped = all(any(block.start in ids and block[-1] in ids for ids in kind) for kind in (uids, gids))
         if not mapped or overlaps(block, taken) or any(uid in block for uid in used):
             continue
-        lock = os.open(locks / str(block.start), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            continue
-        return UidBlock(block, lock)
+        path = locks / str(block.start)
+        lock = _lock(path)
+        if lock is not None:
+            return UidBlock(block, lock, path)
     raise StartupFailed(
         "no block of user ids is free for sandboxes",
         hint=f"{BLOCKS} blocks of {BLOCK} from {FIRST} are tried: see {locks}, /etc/subuid and /proc/self/uid_map",
     )
+
+
+def _lock(path: Path) -> int | None:
+    """The descriptor of a file that this process alone holds; None where somebody else does."""
+    while True:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        try:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:  # the folder went with its last file
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return None
+        if os.fstat(lock).st_nlink:
+            return lock
+        os.close(lock)  # its holder took it away while we came: nobody else would see that we hold it
+
+
+def left_locks(instance: str, locks: Path = LOCKS) -> list[Path]:
+    """The file of an instance's favourite block, where it is there and nobody holds it: its keeper was killed."""
+    path = locks / str(order(instance)[0].start)
+    try:
+        lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return []
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return []
+    finally:
+        os.close(lock)
+    return [path]
 
 
 def _read(path: Path) -> str:

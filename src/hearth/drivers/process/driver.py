@@ -18,11 +18,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hearth.core.errors import InvalidInput, LimitUnenforceable, NoCapacity, NotFound, SandboxFailed
+from hearth.core.finding import not_held
 from hearth.core.launch import Attachment, Exit, Handle, Mount, Probe, SandboxSpec, Usage
 from hearth.drivers.process.child import Child
 
 _HANDLE = "process/1:"
-_NOTHING = (("isolation", "the process driver enforces nothing: use it for development only"),)
+NOTHING_HELD = not_held(
+    "isolation",
+    "functions run WITHOUT ANY ISOLATION (--isolation process): for development only, never for others' code",
+    "hearth up --isolation bubblewrap",
+)
 
 
 class ProcessDriver:
@@ -63,7 +68,7 @@ class ProcessDriver:
 
     async def probe(self) -> Probe:
         """Usable, and enforces nothing."""
-        return Probe("process", True, frozenset(), _NOTHING)
+        return Probe("process", True, frozenset(), (NOTHING_HELD,))
 
     async def prepare(self, artifact: str) -> None:
         """Nothing to do."""

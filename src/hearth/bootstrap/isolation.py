@@ -1,0 +1,78 @@
+"""What keeps functions apart, opened: by the keeper for a platform, by `hearth doctor` to see what would hold."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from hearth.core.errors import StartupFailed
+from hearth.core.finding import State
+from hearth.core.launch import Probe
+from hearth.drivers.bubblewrap import BubblewrapDriver
+from hearth.egress import claim
+from hearth.egress.networks import HostNetworks
+from hearth.egress.own_networks import OwnNetworks
+from hearth.linux import mounts, userns
+
+
+def enter(own: bool) -> None:
+    """Move this process to where what it mounts is seen by nobody else, and goes with it. Before any thread.
+
+    Args:
+        own: of an ordinary user: into a user and process namespace of its own too. Returns in another process.
+
+    Raises OSError.
+    """
+    if os.geteuid() == 0:
+        mounts.unshare_mounts()
+    elif own:
+        userns.enter()
+
+
+async def open_networks(
+    instance: str, stack: AsyncExitStack, lock: Path = claim.LOCK
+) -> HostNetworks | OwnNetworks:
+    """Networks of sandboxes, until the stack unwinds; what this machine lacks is no error (see `missing`)."""
+    networks = HostNetworks(instance, lock=lock) if os.geteuid() == 0 else OwnNetworks()
+    await networks.start()
+    stack.push_async_callback(networks.stop)
+    return networks
+
+
+async def open_bubblewrap(
+    stack: AsyncExitStack,
+    *,
+    instance: str,
+    run: Path,
+    data: Path,
+    folders: Mapping[str, Path],
+    prefixes: tuple[str, ...],
+    networks: HostNetworks | OwnNetworks,
+    max_sandboxes: int,
+    known: Probe | None = None,
+) -> BubblewrapDriver:
+    """A driver that has tried itself, until the stack unwinds. Arguments as of `BubblewrapDriver`.
+
+    Raises StartupFailed: no sandbox can be made here.
+    """
+    driver = BubblewrapDriver(
+        instance=instance,
+        run=run,
+        data=data,
+        folders=folders,
+        prefixes=prefixes,
+        networks=networks,
+        max_sandboxes=max_sandboxes,
+        known=known,
+    )
+    await driver.open()
+    stack.push_async_callback(driver.close)
+    probe = await driver.probe()
+    for finding in probe.missing:
+        if finding.state is State.REFUSED:
+            raise finding.error("functions can't be isolated on this machine: ")
+    if not probe.usable:
+        raise StartupFailed("functions can't be isolated on this machine", hint="run: hearth doctor")
+    return driver

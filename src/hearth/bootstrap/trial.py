@@ -1,0 +1,177 @@
+"""This machine tried as a keeper would: a driver and networks of its own, for a second, with no platform around them.
+
+`hearth doctor` starts it in a process of its own, because what is tried needs namespaces of its own. As root its networks are
+tried in an empty network namespace: nothing of this machine's is touched, and nothing is left even when it is killed.
+What it needs beside that (control groups, a block of uids, two folders) it gives back, also when the doctor dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from contextlib import AsyncExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hearth.bootstrap import isolation
+from hearth.core.errors import HearthError
+from hearth.core.finding import Finding, State, found_by, refused
+from hearth.core.launch import Mount, Probe, Toolchain
+from hearth.drivers.bubblewrap import cgroup_tree
+from hearth.drivers.bubblewrap.leftovers import remove_leftovers
+from hearth.drivers.bubblewrap.probe import runs
+from hearth.linux.libc import CLONE_NEWNET, unshare
+from hearth.protocol.keeper import probe_from_data, probe_to_data
+from hearth.supervisor.group import PlatformGroup
+
+NAME = "sandboxes"
+_TIMEOUT = 120.0  # seconds; it takes one
+_END = 15.0  # seconds to tidy up
+
+
+def tried(python: Toolchain | None, folder: Path | None) -> tuple[Probe | None, list[Finding]]:
+    """Try this machine, as this user; returns what holds, and what else was found on the way.
+
+    Args:
+        python: an interpreter, to be run in a sandbox.
+        folder: where its working folder is made; None: where temporary files are.
+
+    The probe is None when no sandbox could be made; then a finding says why.
+    """
+    instance = f"doctor-{secrets.token_hex(4)}"  # no data directory's
+    group = None
+    try:
+        if (
+            os.geteuid() != 0
+        ):  # as his supervisor does: his keeper can't name processes outside of its namespace
+            group = PlatformGroup.own(instance)
+            if group is not None:
+                group.enter()
+        with tempfile.TemporaryDirectory(prefix="hearth-doctor-", dir=folder) as work:
+            Path(work).chmod(0o711)
+            told = _run({"instance": instance, "work": work, "python": python and asdict(python)})
+    except (OSError, HearthError) as error:
+        found = found_by(error, NAME, State.REFUSED) if isinstance(error, HearthError) else None
+        return None, [found or refused(NAME, f"they could not be tried: {error}")]
+    finally:
+        if os.geteuid() == 0:
+            _tidy(instance)
+        if group is not None:
+            group.leave()
+    findings = [Finding(**{**data, "state": State(data["state"])}) for data in told["findings"]]
+    return probe_from_data(told["probe"]) if "probe" in told else None, findings
+
+
+def _run(config: dict[str, Any]) -> dict[str, Any]:
+    alive, end = os.pipe2(os.O_CLOEXEC)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-m", __name__, str(alive)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=[alive],
+            start_new_session=True,  # Ctrl-C is ours to hear: it is to tidy up
+            text=True,
+            errors="replace",
+        )
+    except OSError:
+        os.close(end)
+        raise
+    finally:
+        os.close(alive)
+    with process:
+        try:
+            said, err = process.communicate(json.dumps(config), timeout=_TIMEOUT)
+        except BaseException as error:
+            os.close(end)
+            end = -1
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_END)
+            process.kill()
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise OSError(f"it took longer than {_TIMEOUT:.0f} s") from None
+            raise
+        finally:
+            if end >= 0:
+                os.close(end)
+    lines = said.strip().splitlines()
+    if process.returncode or not lines:
+        raise OSError((err.strip().splitlines() or [f"exit code {process.returncode}"])[-1])
+    told: dict[str, Any] = json.loads(lines[-1])
+    return told
+
+
+def _tidy(instance: str) -> None:
+    """Control groups of a trial that could not tidy up itself."""
+    with contextlib.suppress(OSError, HearthError):
+        groups = cgroup_tree.detect(instance)
+        if any(directory.exists() for directory in groups.directories):
+            asyncio.run(remove_leftovers(groups))
+            groups.close()
+
+
+async def _try(config: dict[str, Any], alive: int) -> dict[str, Any]:
+    task = asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+
+    def orphaned() -> None:
+        loop.remove_reader(alive)
+        task.cancel()
+
+    loop.add_reader(alive, orphaned)
+    work = Path(config["work"])
+    python = config["python"]
+    mount = Mount(**python["mount"]) if python and python["mount"] else None
+    findings: list[Finding] = []
+    told: dict[str, Any] = {}
+    async with AsyncExitStack() as stack:
+        stack.callback(shutil.rmtree, work, ignore_errors=True)
+        try:
+            networks = await isolation.open_networks(config["instance"], stack, work / "networks.lock")
+            driver = await isolation.open_bubblewrap(
+                stack,
+                instance=config["instance"],
+                run=work / "run",
+                data=work,
+                folders={},
+                prefixes=(mount.name,) if mount is not None else (),
+                networks=networks,
+                max_sandboxes=4,
+            )
+            told["probe"] = probe_to_data(await driver.probe())
+            if python:
+                findings.append(await runs(driver, python["bin"], mount))
+        except HearthError as error:
+            findings.append(found_by(error, NAME, State.REFUSED))
+    return {**told, "findings": [asdict(finding) for finding in findings]}
+
+
+def main() -> None:
+    alive = int(sys.argv[-1])
+    config = json.load(sys.stdin)
+    try:
+        isolation.enter(own=True)
+        if os.geteuid() == 0:
+            unshare(CLONE_NEWNET)
+    except OSError as error:
+        told = {"findings": [asdict(refused(NAME, f"namespaces can't be made: {error}"))]}
+    else:
+        told = asyncio.run(_try(config, alive))
+    sys.stdout.write(json.dumps(told) + "\n")
+
+
+if __name__ == "__main__":
+    main()
