@@ -99,3 +99,25 @@ def test_disks_have_uids_apart(locks: Path) -> None:
     block.give_back(kept)  # not a sandbox's: never among those
     assert kept not in {block.take() for _ in range(uids.DISKS)}
     block.close()
+
+
+def test_a_lock_that_was_taken_away_meanwhile_is_not_held(
+    locks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its holder removes its file, and lets go, between our open(2) and our flock(2): the next to come would not see us."""
+    first = uids.take_block("same", locks)
+    original = uids.fcntl.flock
+
+    def late(fd: int, how: int) -> None:
+        monkeypatch.setattr(uids.fcntl, "flock", original)
+        first.close()
+        original(fd, how)
+
+    monkeypatch.setattr(uids.fcntl, "flock", late)
+    second = uids.take_block("same", locks)
+    third = uids.take_block("same", locks)
+    assert second.range == first.range
+    assert not set(second.range) & set(third.range)
+    second.close()
+    third.close()
+    assert not locks.exists()

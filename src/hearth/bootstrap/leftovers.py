@@ -31,9 +31,9 @@ def left(instance: str, data: Path) -> tuple[list[str], set[int]]:
         found.append(_group(group.path, pids))
     with contextlib.suppress(FileNotFoundError):
         groups = cgroup_tree.detect(instance) if root else cgroup_tree.detect_own(instance)
-        for name, one in groups.existing().items():
+        for one in groups.existing().values():
             pids |= one.pids()
-            found.append(_group(one.directories[0], one.pids(), f"sandbox {name}'s "))
+            found.append(_group(one.directories[0], one.pids()))
         found += [_group(path, set()) for path in groups.directories if path.exists()][:1]
     if not root and (data / "alive").exists() and is_locked(data / "alive"):
         found.append("processes that are just ending")
@@ -82,8 +82,8 @@ def _alive() -> set[str]:
     return found
 
 
-def _group(path: Path, pids: set[int], whose: str = "") -> str:
-    return f"{whose}control group {path}" + (f" with {len(pids)} processes" if pids else "")
+def _group(path: Path, pids: set[int]) -> str:
+    return f"control group {path}" + (f" with {len(pids)} processes" if pids else "")
 
 
 def _own_folders(instance: str, data: Path) -> list[Path]:

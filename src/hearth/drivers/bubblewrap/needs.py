@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -143,7 +144,8 @@ def user_namespaces(root: bool, sysctl: Path = Path("/proc/sys")) -> Finding:
     if done.returncode == 0:
         return ok(name, "sandboxes may make them")
     said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-    says = f"ordinary users may not make them here: {said.removeprefix('OSError: ').removeprefix('bwrap: ')}"
+    said = re.sub(r"^(OSError|PermissionError|bwrap): (\[Errno \d+\] )?", "", said)
+    says = f"ordinary users may not make them here: {said}"
     mend = _allow(sysctl)
     return refused(name, says if mend else f"{says}; {_IN_CONTAINER}", mend)
 
@@ -171,4 +173,5 @@ def _allow(sysctl: Path) -> str:
             lines.append(f"{setting}={allows}")
     if not lines:
         return ""
-    return by_root(f"printf '%s\\n' {' '.join(lines)} >> {_SYSCTL_FILE} && sysctl -p {_SYSCTL_FILE}")
+    kept = [f"echo {line} >> {_SYSCTL_FILE}" for line in lines]
+    return by_root(" && ".join([*kept, f"sysctl -p {_SYSCTL_FILE}"]))
