@@ -14,12 +14,13 @@ from tests.e2e.platform import HEARTH, PASSWORD, Platform
 pytestmark = pytest.mark.root
 ROOT = Path(__file__).parents[2]
 
-# What stands for a person's hands: the password that is asked for, the platform in another terminal, its URL, an edit.
+# What stands for a person's hands: the password that is asked for, the platform in another terminal, its URL and folder, an edit.
 HANDS = f"""
 set -eu
 hearth() {{
   case $1 in
     up) ;;
+    doctor) {HEARTH} doctor --data-dir "$DATA" --port "${{URL##*:}}" ;;
     register) shift; {HEARTH} register --server "$URL" --password-stdin "$@" <<<'{PASSWORD}' ;;
     *) {HEARTH} "$@" ;;
   esac
@@ -40,7 +41,7 @@ def run(platform: Platform, script: str) -> str:
     result = subprocess.run(
         ["bash", "-c", HANDS + script],
         cwd=folder,
-        env={**platform.environment, "URL": platform.url},
+        env={**platform.environment, "URL": platform.url, "DATA": str(platform.data)},
         capture_output=True,
         text=True,
         timeout=300,

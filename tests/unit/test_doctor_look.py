@@ -239,6 +239,39 @@ def test_one_of_a_newer_hearth(base: Path) -> None:
     assert found.state is State.REFUSED and "newer Hearth" in found.says
 
 
+@pytest.mark.root
+def test_root_does_not_read_it_as_root(base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    make(base, newest())
+    seen = tmp_path / "seen"
+    seen.mkdir(mode=0o777)
+    seen.chmod(0o777)
+    os.chown(base, 4711, 4712)
+    (tmp_path / "outside").symlink_to("/etc/hostname")
+    original = database._read
+
+    def read(path: Path) -> str:
+        who = f"{os.getresuid()} {os.getresgid()} {os.getgroups()} {path} {Path('/outside').exists()}"
+        Path("/seen/who").write_text(who)
+        return original(path)
+
+    monkeypatch.setattr(database, "_read", read)
+    tmp_path.chmod(0o755)
+    assert database.look(base, "f").state is State.OK
+    assert (seen / "who").read_text() == "(4711, 4711, 4711) (4712, 4712, 4712) [] /hearth.db False"
+
+
+def test_a_database_that_keeps_one_busy_is_given_up(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(base, newest())
+    monkeypatch.setattr(database, "_TIMEOUT", 0.2)
+    with closing(sqlite3.connect(base)) as connection:
+        connection.executescript(
+            "DROP TABLE meta; CREATE VIEW meta AS WITH RECURSIVE n(value) AS "
+            "(SELECT 1 UNION ALL SELECT value + 1 FROM n) SELECT value, value AS name FROM n"
+        )
+    found = database.look(base, "f")
+    assert found.state is State.REFUSED and "no answer" in found.says
+
+
 def test_one_that_is_none(base: Path) -> None:
     base.write_text("this is no database" * 100)
     assert database.look(base, "f").state is State.REFUSED

@@ -35,8 +35,9 @@ def left(instance: str, data: Path) -> tuple[list[str], set[int]]:
             pids |= one.pids()
             found.append(_group(one.directories[0], one.pids()))
         found += [_group(path, set()) for path in groups.directories if path.exists()][:1]
-    if not root and (data / "alive").exists() and is_locked(data / "alive"):
-        found.append("processes that are just ending")
+    with contextlib.suppress(OSError):  # there is none
+        if not root and is_locked(data / "alive"):
+            found.append("processes that are just ending")
     folders = [Path(f"/run/hearth-{instance}")] if root else _own_folders(instance, data)
     found += [f"folder {path}" for path in folders if path.exists()]
     found += [f"mount {point}" for point in _mounts(instance)]

@@ -1,18 +1,24 @@
-"""A database looked at while nobody has it open. Nothing is written, not even beside it."""
+"""A database looked at while nobody has it open. Nothing is written, not even beside it.
+
+It belongs to the unprivileged user of control, who could have put anything there; so root does not read it as root.
+"""
 
 from __future__ import annotations
 
+import json
 import sqlite3
+import stat
 from contextlib import closing
 from pathlib import Path
-from urllib.parse import quote
 
 from hearth.core.errors import HearthError, StartupFailed
 from hearth.core.finding import Finding, State, found_by, note, ok
+from hearth.linux.apart import answer_of
 from hearth.store.migrate import newest, of_newer, schemas
 
 NAME = "database"
 FINGERPRINT = "root_key_fingerprint"  # in the table `meta`
+_TIMEOUT = 20.0  # seconds
 
 
 def of_another_key() -> StartupFailed:
@@ -24,7 +30,7 @@ def of_another_key() -> StartupFailed:
 
 
 def look(path: Path, fingerprint: str | None) -> Finding:
-    """Whether this program would open a database.
+    """Whether this program would open a database. Call it before the first thread.
 
     Args:
         path: the file; no platform may be running on it.
@@ -32,17 +38,26 @@ def look(path: Path, fingerprint: str | None) -> Finding:
     """
     log = path.with_name(f"{path.name}-wal")
     try:
-        if not path.is_file() or not path.stat().st_size:
-            return ok(NAME, "none yet: the first start makes it")
-        # immutable: SQLite would else make files beside it, which then belong to whoever looks.
-        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True)) as base:
-            schema = _one(base, "SELECT version_num FROM alembic_version")
-            known = _one(base, "SELECT value FROM meta WHERE name = ?", FINGERPRINT)
-    except (OSError, sqlite3.Error) as error:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError("it is no file")
+        if not status.st_size:
+            raise FileNotFoundError
+        owner = status.st_uid, status.st_gid
+        said = json.loads(answer_of(lambda folder: _read(folder / path.name), path.parent, owner, _TIMEOUT))
+        if "error" in said:
+            raise OSError(said["error"])
+    except FileNotFoundError:
+        return ok(NAME, "none yet: the first start makes it")
+    except (OSError, ValueError) as error:
         if log.exists():  # a platform was killed: what it wrote last is in the log, and not looked at
             return note(NAME, "not looked at: it was not closed, and the next start brings it in order")
         failed = StartupFailed(f"the database {path} can't be read: {error}")
         return found_by(failed, NAME, State.REFUSED)
+    return _judge(said["schema"], said["fingerprint"], fingerprint)
+
+
+def _judge(schema: str | None, known: str | None, fingerprint: str | None) -> Finding:
     problem: HearthError | None = None
     if schema not in schemas():
         problem = of_newer(str(schema))
@@ -54,6 +69,17 @@ def look(path: Path, fingerprint: str | None) -> Finding:
     return ok(NAME, f"schema {schema}{then}")
 
 
+def _read(path: Path) -> str:
+    try:
+        # immutable: SQLite would else make files beside it, which then belong to whoever looks.
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)) as base:
+            schema = _one(base, "SELECT version_num FROM alembic_version")
+            known = _one(base, "SELECT value FROM meta WHERE name = ?", FINGERPRINT)
+            return json.dumps({"schema": schema, "fingerprint": known})
+    except sqlite3.Error as error:
+        return json.dumps({"error": str(error)})
+
+
 def _one(base: sqlite3.Connection, query: str, *values: str) -> str | None:
     row = base.execute(query, values).fetchone()
-    return None if row is None else str(row[0])
+    return None if row is None else str(row[0])[:100]

@@ -40,7 +40,7 @@ def make_own(instance: str, data: Path, runtime: Path | None) -> Path:
 
 def places(instance: str, data: Path, runtime: Path | None) -> list[Path]:
     """Where `make_own` makes it, the best place first."""
-    first = [runtime / f"hearth-{instance}"] if runtime is not None and _is_mine(runtime) else []
+    first = [runtime / f"hearth-{instance}"] if runtime is not None and is_private(runtime) else []
     return [*first, data / "run"]
 
 

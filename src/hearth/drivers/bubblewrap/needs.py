@@ -130,7 +130,6 @@ def user_namespaces(root: bool, sysctl: Path = Path("/proc/sys")) -> Finding:
     try:
         done = subprocess.run(
             command,
-            env={"PATH": "/usr/bin:/bin"},
             cwd="/",
             stdin=subprocess.DEVNULL,
             capture_output=True,
