@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ LAUNCHER = ["/usr/bin/python3", "-I", "-S", "-B", str(SHIM / "launcher.py")]
 
 def seed(toolchain: Toolchain) -> Path:
     """The compiled standard library: half a minute once, then from the user's cache folder."""
-    folder = Path.home() / ".cache" / "hearth-tests" / seed_name(toolchain)
+    plan = GoRuntime().seed_plan(toolchain)
+    name = f"{seed_name(toolchain)}-{zlib.crc32(plan.script.encode()):x}"  # what an earlier plan made is another one's
+    folder = Path.home() / ".cache" / "hearth-tests" / name
     if not folder.is_dir():
         work = folder.with_name(f"{folder.name}.{os.getpid()}")
-        done = run_script(GoRuntime().seed_plan(toolchain), work, work / "out")
+        done = run_script(plan, work, work / "out")
         assert done.returncode == 0, done.stderr
         if not folder.is_dir():
             (work / "out").rename(folder)

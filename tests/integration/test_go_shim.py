@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import struct
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hearth.runtimes.go import GoRuntime
 from tests.integration import go_function
 from tests.integration.shim_host import (
     BODY,
@@ -52,6 +55,27 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = go_function.build(folder, TOOLCHAIN)
     assert done.returncode == 0, done.stderr
     return folder / "out"
+
+
+@pytest.mark.parametrize(
+    ("packages", "compiled"),
+    [
+        (
+            "net/http encoding/json log/slog html/template database/sql image/png crypto/x509 archive/zip",
+            False,
+        ),
+        ("go/format", True),  # one of Go's own tools
+    ],
+)
+def test_what_functions_import_is_compiled_ahead(tmp_path: Path, packages: str, compiled: bool) -> None:
+    assert TOOLCHAIN is not None
+    plan = GoRuntime().seed_plan(TOOLCHAIN)
+    cache = tmp_path / "gocache"
+    shutil.copytree(go_function.seed(TOOLCHAIN), cache)
+    command = [TOOLCHAIN.bin, "build", "-x", *packages.split()]
+    env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), **dict(plan.env), "GOCACHE": str(cache)}
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert ("/compile -o" in done.stderr) is compiled, done.stderr
 
 
 @pytest.fixture
