@@ -13,6 +13,7 @@ import pytest
 
 from hearth.drivers.bubblewrap.cgroup_tree import detect_own
 from tests.machine import elsewhere, judge
+from tests.patience import patient, set_factor
 
 
 def _reason(item: pytest.Item) -> str | None:
@@ -46,10 +47,30 @@ def _index_answers() -> bool:
 collect_ignore = [] if os.environ.get("HEARTH_USER_SUITE") else ["user"]
 
 
-def pytest_configure() -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--patience",
+        type=float,
+        default=1.0,
+        help="factor for every test's timeout and every wait, for a slow machine (such as an emulated one)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    set_factor(config.getoption("--patience"))
     # Started in the background by a script, this process ignores it, and so would all programs that tests send it to.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--patience") == 1.0:
+        return
+    plain = config.getoption("timeout", None) or float(config.getini("timeout"))
+    for item in items:
+        own = item.get_closest_marker("timeout")
+        seconds = plain if own is None else own.args[0]
+        item.add_marker(pytest.mark.timeout(patient(seconds)), append=False)
 
 
 def has_own_namespaces() -> bool:

@@ -28,6 +28,7 @@ from hearth.drivers.process import ProcessDriver
 from hearth.drivers.remote import RemoteDriver
 from hearth.drivers.safe import SafeAttachingDriver, safe
 from hearth.keeper.server import KeeperServer, Role
+from tests.patience import patient
 
 PYTHON = "/usr/bin/python3"
 
@@ -36,8 +37,9 @@ def fresh(kind: str) -> str:
     return new_id(kind, time.time_ns() // 1_000_000, secrets.token_bytes(10))
 
 
-def soon(seconds: float = 20.0) -> float:
-    return time.monotonic() + seconds
+def soon(seconds: float | None = None) -> float:
+    """A deadline; the default is what no plain machine needs, another is what a test says that it is."""
+    return time.monotonic() + (patient(20.0) if seconds is None else seconds)
 
 
 # What every payload may use: where the slot is, and a connected guest.
@@ -84,8 +86,8 @@ class Rig:
         handle = await self.start(code, **more)
         out, err = self.driver.output(handle)
         try:
-            texts = await asyncio.wait_for(asyncio.gather(read_all(out), read_all(err)), 60)
-            ended = await asyncio.wait_for(self.driver.wait(handle), 60)
+            texts = await asyncio.wait_for(asyncio.gather(read_all(out), read_all(err)), patient(60))
+            ended = await asyncio.wait_for(self.driver.wait(handle), patient(60))
         finally:
             os.close(out)
             os.close(err)

@@ -15,6 +15,7 @@ from hearth.core.launch import Disk, Exit, Handle, Limits, Mount, Network
 from hearth.drivers.remote import RemoteDriver
 from hearth.ports.driver import CanAttach
 from tests.contract.driver_cases import CASES, Case, Rig, fresh, read_some, read_until, soon
+from tests.patience import patient
 
 GUEST = """
 s = dial()
@@ -107,7 +108,7 @@ async def test_a_guest_dials_and_both_sides_speak(rig: Rig) -> None:
     with pytest.raises(SandboxFailed):
         await rig.driver.connect(handle, soon())
     os.close(fd)
-    assert (await asyncio.wait_for(rig.driver.wait(handle), 20)).code == 0
+    assert (await asyncio.wait_for(rig.driver.wait(handle), patient(20))).code == 0
     await rig.driver.stop(handle, 0)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hearth.egress import claim
+from tests.patience import patient
 
 HEARTH = str(Path(sys.executable).parent / "hearth")
 PASSWORD = "correct horse battery staple"
@@ -85,7 +86,7 @@ class Platform:
         """Signal the supervisor and wait for its end; returns its exit code."""
         assert self.process is not None
         self.process.send_signal(number)
-        code = self.process.wait(60)
+        code = self.process.wait(patient(60))
         if self.process.stdout is not None:
             self.process.stdout.close()
         return code
@@ -96,7 +97,7 @@ class Platform:
             return
         if self.process.poll() is None:
             self.process.kill()
-        self.process.wait(60)
+        self.process.wait(patient(60))
         if self.process.stdout is not None:
             self.process.stdout.close()
 
@@ -112,7 +113,7 @@ class Platform:
             text=True,
             env=self.environment,
             cwd=cwd or self.home,
-            timeout=300,
+            timeout=patient(300),
             check=False,
         )
         assert result.returncode == code, (args, result.returncode, result.stdout, result.stderr)
@@ -157,7 +158,7 @@ class Platform:
             headers={k.replace("_", "-"): v for k, v in headers.items()},
         )
         try:
-            with urllib.request.urlopen(request, timeout=timeout) as answer:
+            with urllib.request.urlopen(request, timeout=patient(timeout)) as answer:
                 return Answer(answer.status, answer.headers, answer.read())
         except urllib.error.HTTPError as error:
             with error:
@@ -243,8 +244,8 @@ def loops(data: Path) -> list[str]:
 
 
 def until(condition: Any, seconds: float = 20.0, what: str = "it never came true") -> Any:
-    """Ask again until it is true; for states of other processes that tell nobody."""
-    deadline = time.monotonic() + seconds
+    """Ask again until it is true; for states of other processes that tell nobody. `seconds` are a plain machine's."""
+    deadline = time.monotonic() + patient(seconds)
     while True:
         result = condition()
         if result:

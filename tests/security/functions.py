@@ -24,6 +24,7 @@ from hearth.ports.guest import Guest
 from hearth.ports.runtime import Runtime
 from tests.contract.driver_cases import Rig, fresh, read_some, soon
 from tests.integration.guest_peer import Listener
+from tests.patience import patient
 
 # Each runs what it is sent: the hostile function of every test. Python's `result` and Node's return value are answered.
 PYTHON = """
@@ -170,7 +171,7 @@ class Running:
         head = f"inv_1\n30000\nPOST\n/\n/fn/ann/evil\n\n127.0.0.1\nhttp\ncontent-type:text/plain\ncontent-length:{len(data)}"
         heard = Listener()
         self.guest.request(head.encode(), data, True, heard)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(patient(30)):
             await heard.over.wait()
         assert heard.error is None, (heard.error, heard.detail, bytes(self.printed))
         assert heard.status == 200, heard.body

@@ -12,6 +12,7 @@ from hearth.core.errors import LimitUnenforceable
 from hearth.core.launch import Disk, Limits
 from hearth.drivers.bubblewrap import cgroups
 from tests.contract.driver_cases import Rig, read_some, read_until, soon
+from tests.patience import patient
 from tests.security.jail import MIB, told
 from tests.security.outside import limit_of, pids_of, status_of
 
@@ -108,7 +109,7 @@ async def test_limits_hold_from_attach_on(rig: Rig) -> None:
     fd = await rig.driver.connect(handle, soon())
     await rig.attach(handle, rig.artifact(), limits=Limits(memory=48 * MIB))
     os.write(fd, b"?")
-    ended = await asyncio.wait_for(rig.driver.wait(handle), 20)
+    ended = await asyncio.wait_for(rig.driver.wait(handle), patient(20))
     assert ended.oom
     os.close(fd)
     await rig.driver.stop(handle, 0)

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from tests.contract.driver_cases import Rig, read_some, read_until, soon
+from tests.patience import patient
 from tests.security.jail import told
 
 pytestmark = [pytest.mark.root, pytest.mark.own]
@@ -110,7 +111,7 @@ async def test_a_killed_bubblewrap_takes_its_sandbox_with_it(rig: Rig) -> None:
     fd = await rig.driver.connect(handle, soon())
     await read_until(fd, b"\n")
     rig.inner._find(handle)._spawned.outer.signal(signal.SIGKILL)
-    ended = await asyncio.wait_for(rig.driver.wait(handle), 10)
+    ended = await asyncio.wait_for(rig.driver.wait(handle), patient(10))
     assert ended.signal == signal.SIGKILL
     assert await read_some(fd) == b""
     os.close(fd)

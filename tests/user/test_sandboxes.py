@@ -23,6 +23,7 @@ from hearth.drivers.bubblewrap.kin import below
 from hearth.egress import own_rules
 from hearth.egress.inside import alone
 from tests.contract.driver_cases import Rig, read_until, soon
+from tests.patience import patient
 from tests.security.jail import drop_options, told
 from tests.security.outside import look, pids_of
 
@@ -96,7 +97,7 @@ async def test_a_start_that_is_cancelled_anywhere_leaves_nobody(rig: Rig) -> Non
         results = await asyncio.gather(task, return_exceptions=True)
         if isinstance(results[0], str):
             await rig.driver.stop(Handle(results[0]), 0)
-        async with asyncio.timeout(20):  # what it does goes on when its caller is cancelled
+        async with asyncio.timeout(patient(20)):  # what it does goes on when its caller is cancelled
             while below(os.getpid()):
                 await asyncio.sleep(0.01)
 
@@ -245,7 +246,7 @@ async def test_a_carrier_that_dies_is_started_again(networked: Rig) -> None:
     (place,) = (place for place in networks._places.values() if place is not None)
     first = place.slirp
     first._process.kill()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(patient(20)):
         while place.slirp is first:
             await asyncio.sleep(0.02)
     assert Path(f"/proc/{place.slirp._process.pid}").exists()

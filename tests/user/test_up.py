@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.platform import Platform, until
+from tests.patience import patient
 from tests.user.conftest import held, sandboxes
 
 HANDLERS = {
@@ -226,7 +227,7 @@ def test_killed_it_leaves_nothing_and_starts_again(own_platform: Platform, whom:
     if whom == "keeper":
         until(lambda: own_platform.call("/fn/ann/hello").status == 200, what="calls don't work again")
         return
-    own_platform.process.wait(20)
+    own_platform.process.wait(patient(20))
     until(lambda: not set(sandboxes()) - before, what="something of it is left")
     own_platform.start()
     assert own_platform.call("/fn/ann/hello").status == 200
