@@ -122,10 +122,10 @@ def test_mounts_slot_and_load(tmp_path: Path) -> None:
     plan = runtime.plan_build(source(tmp_path, {"a.go": HANDLER}), config(), chain)
     assert [(mount.kind, mount.name) for mount in plan.mounts] == [
         ("shim", "go"),
-        ("seed", "go-1.25.1-std"),
+        ("seed", "go-1.25.1-std2"),
         ("toolchain", "go-1.25.1"),
     ]
-    assert seed_name(chain) == "go-1.25.1-std"
+    assert seed_name(chain) == "go-1.25.1-std2"
     assert runtime.seed_plan(chain).env == plan.env  # else the standard library is compiled again
     slot = runtime.slot(chain)
     assert slot.argv == ("/usr/bin/python3", "-I", "-S", "-B", "/hearth-shim/launcher.py")

@@ -77,7 +77,7 @@ def test_own_interpreter_by_its_prefix(usr: Path, tmp_path: Path) -> None:
 
 
 def test_fetched(usr: Path, tmp_path: Path) -> None:
-    for name in ("node-24.1.0", "go-1.27.3", "go-1.27.3-std", "uv-0.5", ".work-node-1.2.3", "node-x"):
+    for name in ("node-24.1.0", "go-1.27.3", "go-1.27.3-std2", "uv-0.5", ".work-node-1.2.3", "node-x"):
         (tmp_path / "t" / name).mkdir(parents=True)
     assert found(usr, tmp_path / "t") == [("go", "1.27.3", "wheel"), ("node", "24.1.0", "wheel")]
     node = discover(places(usr), tmp_path / "t")[1]

@@ -31,7 +31,7 @@ class ChildSpec:
         fds: name → descriptor of this process, inherited.
         drains: it is told that the platform stops (`CLOSING`) as soon as that is known, whatever its stage.
         overlaps: a successor may start while it still runs, and takes over.
-        ready_timeout: seconds; long, since it bounds a migration and a slow machine's imports: one that ends is heard at once.
+        ready_timeout: seconds. One that ends is noticed at once; this is for one that hangs, and no slow or busy machine may take it for that.
     """
 
     name: str
@@ -41,7 +41,7 @@ class ChildSpec:
     fds: dict[str, int] = field(default_factory=dict)
     drains: bool = False
     overlaps: bool = False
-    ready_timeout: float = 180.0
+    ready_timeout: float = 300.0
 
 
 class Child:
