@@ -5,6 +5,7 @@ It has what any small Debian server has, and nothing of Hearth's. Where packages
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -81,6 +82,10 @@ def image(folder: Path) -> Image:
 
 
 def build(made: Image) -> None:
+    if os.geteuid() != 0:
+        raise SystemExit(
+            "error: only root can make the image (debootstrap); a run on one that is there needs no root"
+        )
     shutil.rmtree(made.folder, ignore_errors=True)
     made.folder.mkdir(parents=True)
     root = made.folder / "root"

@@ -23,6 +23,7 @@ _CONFIGURATION = (".npmrc", ".config/pip/pip.conf", ".pip/pip.conf")
 _AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 _CUT = 124
 _NO_END = 125
+_OFF = 120.0  # seconds to switch itself off, once a step has ended
 
 
 @dataclass(frozen=True)
@@ -79,21 +80,23 @@ class Machine:
         said.write_bytes(b"")
         deadline = time.monotonic() + order.limit
         process = subprocess.Popen(self._command(disk, said, console), stdin=subprocess.DEVNULL)
-        code = None
+        code: int | None = None
+        rest = b""
         try:
             with said.open("rb") as output:
                 while True:
-                    ended = process.poll() is not None
-                    for line in output:  # the last one may be half of one, which does no harm
+                    over = process.poll() is not None or time.monotonic() > deadline
+                    *lines, rest = (rest + output.read()).split(b"\n")
+                    for line in lines:
                         if line.startswith(f"end {token} ".encode()):
                             code = int(line.split()[2])
+                            deadline = min(deadline, time.monotonic() + _OFF)
                         else:
-                            sys.stdout.buffer.write(line)
-                    sys.stdout.flush()
-                    if ended:
-                        return _NO_END if code is None else code
-                    if time.monotonic() > deadline:
-                        return _CUT if code is None else code
+                            sys.stdout.buffer.write(line + b"\n")
+                    sys.stdout.buffer.flush()
+                    if over:
+                        sys.stdout.buffer.write(rest)
+                        return (_NO_END if process.poll() is not None else _CUT) if code is None else code
                     time.sleep(0.5)
         finally:
             with contextlib.suppress(ProcessLookupError):

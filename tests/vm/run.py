@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import signal
 import sys
 import time
 from pathlib import Path
@@ -22,6 +23,7 @@ _MEANT = {0: "passed", 124: "cut off at its limit", 125: "the machine ended by i
 
 
 def main(arguments: list[str]) -> int:
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that QEMU goes too
     asked = parser().parse_args(arguments)
     patience = asked.patience if asked.patience is not None else (15.0 if asked.accel == "tcg" else 1.0)
     known = steps(patience)
