@@ -8,16 +8,43 @@ What is needed is QEMU; software emulation (the default) works everywhere and is
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import signal
 import sys
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tests.vm.image import image
 from tests.vm.machine import Machine
 from tests.vm.steps import order, steps
+
+
+@dataclass
+class Outcome:
+    code: int
+    seconds: float
+    when: str
+
+
+class Outcomes:
+    """The last outcome of each step on a disk, kept beside it: a run may be done in parts, by ``--continue``."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        read = json.loads(path.read_text()) if path.exists() else {}
+        self.of = {name: Outcome(**kept) for name, kept in read.items()}
+
+    def keep(self, name: str, code: int, seconds: float) -> None:
+        self.of[name] = Outcome(code, round(seconds), time.strftime("%Y-%m-%d %H:%M"))
+        self._path.write_text(json.dumps({name: asdict(one) for name, one in self.of.items()}, indent=1))
+
+    def line(self, name: str) -> str:
+        one = self.of.get(name)
+        return "not run" if one is None else f"{one.when} {one.seconds / 60:5.1f} min  {_meant(one.code)}"
+
 
 _MEANT = {0: "passed", 124: "cut off at its limit", 125: "the machine ended by itself"}
 
@@ -40,19 +67,20 @@ def main(arguments: list[str]) -> int:
     machine = Machine(image(asked.folder / "image"), asked.folder / "run", asked.accel)
     if not (asked.resume and machine.overlay.exists()):
         machine.renew()
-    outcomes: list[tuple[str, str, int, float]] = []
+        (machine.folder / "outcomes.json").unlink(missing_ok=True)
+    outcomes = Outcomes(machine.folder / "outcomes.json")
     for step in chosen:
         print(f"\n» {step.name}: {step.what}", flush=True)
         begun = time.monotonic()
         code = machine.run(order(step, patience))
-        outcomes.append((step.name, step.what, code, time.monotonic() - begun))
+        outcomes.keep(step.name, code, time.monotonic() - begun)
         print(f"» {step.name}: {_meant(code)}", flush=True)
     print(
         f"\nOutput of each step: {machine.folder}/STEP.log. Waits of tests were {patience:g} times as long."
     )
-    for name, what, code, seconds in outcomes:
-        print(f"  {name:16} {what:45} {seconds / 60:5.1f} min  {_meant(code)}")
-    return int(any(code for _, _, code, _ in outcomes))
+    for step in known:
+        print(f"  {step.name:16} {step.what:45} {outcomes.line(step.name)}")
+    return int(any(outcomes.of[step.name].code for step in chosen))
 
 
 def _meant(code: int) -> str:

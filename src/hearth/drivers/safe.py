@@ -24,7 +24,7 @@ _FULL = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EAGAIN, e
 class Timeouts:
     """Seconds that a call may take; what has a deadline or a grace of its own gets `slack` on top of it."""
 
-    probe: float = 60.0
+    probe: float = 240.0
     prepare: float = 60.0
     attach: float = 10.0
     short: float = 10.0  # list_owned, usage

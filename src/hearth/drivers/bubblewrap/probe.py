@@ -18,7 +18,7 @@ from hearth.core.launch import Exit, Handle, Limits, Mount, Network, Probe, Sand
 from hearth.drivers.bubblewrap.machine import Machine
 from hearth.linux.commands import by_root, install
 
-_TIMEOUT = 10.0
+_TIMEOUT = 60.0  # seconds for one trial: what a slow or busy machine does late, it does all the same
 _MIB = 1 << 20
 _NO_NETWORK = Network()
 _SHARED = "functions run as the user who runs Hearth, kept apart by namespaces and filters only (docs/explanation/isolation.md)"
