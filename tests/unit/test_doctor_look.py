@@ -15,11 +15,13 @@ from pathlib import Path
 
 import pytest
 
+from hearth.bootstrap import doctor
 from hearth.build import look as languages
 from hearth.build.discover import Places
 from hearth.core import disk
 from hearth.core.errors import StartupFailed
-from hearth.core.finding import State
+from hearth.core.finding import State, not_held, note, ok
+from hearth.core.launch import Probe
 from hearth.core.limits import DISK_FREE_MIN
 from hearth.drivers.bubblewrap import uids
 from hearth.security import rootkey
@@ -27,7 +29,8 @@ from hearth.store import look as database
 from hearth.store.migrate import newest
 from hearth.supervisor import ports, sockets
 from hearth.supervisor.datadir import FOLDERS, DataDir
-from hearth.supervisor.look import look
+from hearth.supervisor.group import limits_of
+from hearth.supervisor.look import Place, look
 
 
 def everything(folder: Path) -> set[str]:
@@ -95,6 +98,55 @@ def test_one_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyP
         found = look(data).finding
         assert found.state is State.REFUSED
         assert os.strerror(errno.EACCES) in found.says and "--data-dir" in found.mend
+
+
+# What the platform that runs holds
+
+
+def tree(tmp_path: Path, group: str, handed_down: str, kind: str = "cgroup2 cgroup2 rw") -> Path:
+    """A /proc in which process 7 is in a group of a tree that hands these controllers down to the group's neighbours."""
+    place = tmp_path / "tree" / group.lstrip("/")
+    place.mkdir(parents=True)
+    (place.parent / "cgroup.subtree_control").write_text(handed_down)
+    for folder in ("self", "7"):
+        (tmp_path / "proc" / folder).mkdir(parents=True)
+    (tmp_path / "proc/self/mountinfo").write_text(f"30 23 0:26 / {tmp_path}/tree rw - {kind}\n")
+    (tmp_path / "proc/7/cgroup").write_text(f"0::{group}\n")
+    return tmp_path / "proc"
+
+
+def test_the_limits_of_a_platform_that_runs_are_its_groups(tmp_path: Path) -> None:
+    proc = tree(tmp_path, "/user.slice/h.service/hearth-platform-0a1b2c3d", "cpu memory\n")
+    assert limits_of(7, proc) == {"cpu", "memory"}
+    assert limits_of(8, proc) == set()
+
+
+def test_a_platform_without_a_group_of_its_own_has_none(tmp_path: Path) -> None:
+    assert limits_of(7, tree(tmp_path / "a", "/user.slice/session-1.scope", "cpu memory\n")) == set()
+    old = tree(tmp_path / "b", "/hearth-platform-0a1b2c3d", "cpu\n", "cgroup cgroup rw,memory")
+    assert limits_of(7, old) == set()
+
+
+NO_GROUP = {name: not_held(name, "no group", "mend") for name in ("memory", "cpu")}
+
+
+@pytest.mark.parametrize(
+    ("running", "states"),
+    [
+        (frozenset(), {"memory": State.NOT_HELD, "cpu": State.NOT_HELD}),
+        (frozenset({"memory"}), {"memory": State.OK, "cpu": State.NOT_HELD}),
+    ],
+)
+def test_what_the_running_platform_holds_counts_where_a_start_from_here_would_not(
+    running: frozenset[str], states: dict[str, State], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(doctor, "limits_of", lambda pid: {7: running}[pid])
+    missing = (*NO_GROUP.values(), note("uids", "shared"), not_held("build disks", "of the trial's folder"))
+    probe = Probe("bubblewrap", True, frozenset({"pids", "tmp", "network", "seccomp"}), missing)
+    place = Place(tmp_path, "0a1b2c3d", True, 7, ok("data directory", ""))
+    found = {one.name: one.state for one in doctor._limits(probe, place)}
+    held = dict.fromkeys(("pids", "tmp", "network", "seccomp"), State.OK)
+    assert found == {**held, **states, "uids": State.NOTE}
 
 
 # The port

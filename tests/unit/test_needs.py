@@ -196,6 +196,9 @@ def test_a_controller_of_v1_that_is_not_mounted_is_mounted(tmp_path: Path, uid: 
     assert "mount -t cgroup -o pids none /sys/fs/cgroup/pids" in pasted(missing["pids"], uid)
 
 
+SCOPE = "XDG_RUNTIME_DIR=/run/user/1000 systemd-run --user --scope -p Delegate=yes hearth up"
+
+
 def manager(tree: Path, controllers: str) -> None:
     folder = tree / "user.slice/user-1000.slice/user@1000.service"
     folder.mkdir(parents=True)
@@ -205,7 +208,7 @@ def manager(tree: Path, controllers: str) -> None:
 @pytest.mark.parametrize(
     ("controllers", "systemd", "command"),
     [
-        ("cpu memory pids\n", True, "systemd-run --user --scope -p Delegate=yes hearth up"),
+        ("cpu memory pids\n", True, SCOPE),
         ("memory pids\n", True, "sudo systemd-run --uid=1000 -p Delegate=yes hearth up"),
         (None, True, "sudo systemd-run --uid=1000 -p Delegate=yes hearth up"),
         ("cpu memory pids\n", False, "sudo hearth up"),

@@ -107,13 +107,16 @@ class PlatformGroup:
             move_back(self._base)
 
 
-def limits_of(pid: int) -> frozenset[str]:
-    """The limits that a running platform's group of cgroup v2 gives to its sandboxes, by any process of its own; none where
-    it has no such group."""
-    mounts = parse_mounts(Path("/proc/self/mountinfo").read_text())
+def limits_of(pid: int, proc: Path = Path("/proc")) -> frozenset[str]:
+    """The limits that a running platform's group of cgroup v2 gives to its sandboxes; none where it has no such group.
+
+    Args:
+        pid: any process of the platform's own.
+    """
+    mounts = parse_mounts((proc / "self/mountinfo").read_text())
     unified = next((mount.point for mount in mounts if mount.version == 2), None)
     try:
-        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+        lines = (proc / str(pid) / "cgroup").read_text().splitlines()
         group = next((line[3:] for line in lines if line.startswith("0::")), "/")
         if unified is None or not group.rpartition("/")[2].startswith(f"{LEAF}-"):
             return frozenset()

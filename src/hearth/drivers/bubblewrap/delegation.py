@@ -61,7 +61,8 @@ def own_group(limits: Iterable[str], tree: Path = Path("/sys/fs/cgroup")) -> str
     except OSError:
         handed_on = set()
     if set(limits) <= handed_on:
-        return "systemd-run --user --scope -p Delegate=yes hearth up"
+        # Who became this user by su or sudo has no XDG_RUNTIME_DIR, by which his manager is found.
+        return f"XDG_RUNTIME_DIR=/run/user/{uid} systemd-run --user --scope -p Delegate=yes hearth up"
     return by_root(f"systemd-run --uid={_name(uid)} -p Delegate=yes hearth up")
 
 
