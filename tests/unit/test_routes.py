@@ -206,3 +206,40 @@ async def test_versions_by_number_have_the_secrets_of_now() -> None:
     assert first not in routes.served
     again = await routes.version(routes.entries[b"ann", b"a"], 1)
     assert [secret.sealed for secret in again.secrets] == [b"two"]
+
+
+async def test_who_asks_for_what_is_not_there_hears_of_what_was_committed_before() -> None:
+    rows, clock = Rows(), FakeClock()
+    routes = Routes(rows, rows, LocalBus(), clock)
+    await routes.load()
+    rows.put("new")
+    await routes.catch_up()
+    assert (b"ann", b"new") in routes.entries
+
+
+async def test_many_who_ask_share_one_look_and_looks_are_apart() -> None:
+    rows, clock = Rows(), FakeClock()
+    routes = Routes(rows, rows, LocalBus(), clock)
+    await routes.load()
+    before = rows.reads
+    await asyncio.gather(*(routes.catch_up() for _ in range(100)))
+    assert rows.reads == before + 1
+    later = [asyncio.create_task(routes.catch_up()) for _ in range(100)]
+    await asyncio.sleep(0)
+    rows.put("new")  # after they asked, before the look that they wait for
+    await asyncio.sleep(0)
+    assert rows.reads == before + 1
+    assert not any(task.done() for task in later)
+    clock.advance(module.APART)
+    await asyncio.gather(*later)
+    assert rows.reads == before + 3  # the events, and the one row
+    assert (b"ann", b"new") in routes.entries
+
+
+async def test_a_store_that_is_down_does_not_fail_who_asks() -> None:
+    rows = Rows()
+    routes = Routes(rows, rows, LocalBus(), FakeClock())
+    await routes.load()
+    rows.down = True
+    await routes.catch_up()
+    assert routes.entries == {}

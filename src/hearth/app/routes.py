@@ -7,6 +7,7 @@ hints. A change replaces one entry.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Collection
 from typing import Protocol
@@ -19,6 +20,7 @@ from hearth.ports.clock import Clock
 from hearth.ports.store import RouteStore
 
 EVERY = 2.0  # seconds between looks at the outbox when no hint comes
+APART = 0.05  # seconds between looks that are made because somebody asked for what isn't there
 PAGE = 500
 _log = logging.getLogger(__name__)
 Key = tuple[bytes, bytes]  # namespace, function
@@ -59,6 +61,9 @@ class Routes:
         self._keys: dict[str, Key] = {}  # by function id
         self._named: dict[tuple[str, int], Deployed] = {}
         self._asking = asyncio.Semaphore(2)
+        self._following = asyncio.Lock()
+        self._looked = -APART  # monotonic seconds
+        self._next_look: asyncio.Task[None] | None = None
         self._seq = 0
         self._wake = asyncio.Event()
         bus.subscribe("routes", self._wake.set)
@@ -85,6 +90,30 @@ class Routes:
 
     async def follow(self) -> int:
         """Take in what the outbox has new; returns the number of events. Raises StoreUnavailable."""
+        async with self._following:
+            return await self._follow()
+
+    async def catch_up(self) -> None:
+        """Take in all that was committed before this call, as far as the store answers.
+
+        For who asks for a function that the table does not have: it may have been deployed a moment ago, and who deployed it
+        has heard so before we did. All who ask at once share one look, and looks are `APART`: asking for what isn't
+        there costs the store next to nothing.
+        """
+        if not self.loaded:
+            return
+        if self._next_look is None:
+            self._next_look = asyncio.create_task(self._look())
+        await asyncio.shield(self._next_look)
+
+    async def _look(self) -> None:
+        await self._clock.sleep(max(0.0, self._looked + APART - self._clock.monotonic()))
+        self._next_look = None  # who asks from now on wants a later one
+        self._looked = self._clock.monotonic()
+        with contextlib.suppress(HearthError):  # `run` says that the store is down
+            await self.follow()
+
+    async def _follow(self) -> int:
         count = 0
         while True:
             events = await self._store.events_after(self._seq, PAGE)

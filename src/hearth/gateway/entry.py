@@ -6,7 +6,7 @@ from collections.abc import Coroutine
 from typing import Any, NamedTuple
 
 from hearth.app.routes import Key
-from hearth.core.errors import Forbidden, HearthError, StoreUnavailable
+from hearth.core.errors import Forbidden, HearthError, NotFound, StoreUnavailable
 from hearth.core.permissions import Principal
 from hearth.core.routing import Deployed, Route
 from hearth.gateway import auth
@@ -35,6 +35,18 @@ def admit(shared: Shared, route: Route | None, special: dict[bytes, bytes], key:
         special: the request's headers that mean something here.
         key: the namespace and the function that the request names.
     """
+    if route is None:
+        return _caught_up(shared, special, key)
+    return _admit(shared, route, special, key)
+
+
+async def _caught_up(shared: Shared, special: dict[bytes, bytes], key: Key) -> Admitted:
+    """The table has no such function: perhaps it was deployed a moment ago."""
+    await shared.routes.catch_up()
+    return await _settled(_admit(shared, shared.routes.entries.get(key), special, key))
+
+
+def _admit(shared: Shared, route: Route | None, special: dict[bytes, bytes], key: Key) -> Verdict:
     version = None if route is None else route.live.only or route.live.pick(shared.chance())
     token = auth.credential(special, version is not None and version.public)
     if token is None:
@@ -55,7 +67,10 @@ async def _look_up(
     key: Key,
     token: bytes,
 ) -> Admitted:
-    verdict = _judge(shared, route, version, special, key, await shared.resolve(token))
+    return await _settled(_judge(shared, route, version, special, key, await shared.resolve(token)))
+
+
+async def _settled(verdict: Verdict) -> Admitted:
     if isinstance(verdict, HearthError):
         raise verdict
     return verdict if isinstance(verdict, Admitted) else await verdict
@@ -70,8 +85,10 @@ def _judge(
     principal: Principal | None,
 ) -> Verdict:
     if route is None or version is None:
-        return auth.unknown_function() if principal is None else _unrouted(shared, key, principal)
+        return _unknown(shared, key, principal)
     error = auth.refusal(principal, version)
+    if isinstance(error, NotFound):
+        return _hidden(shared, key, principal)
     if error is not None:
         return error
     if VERSION not in special and ALIAS not in special:
@@ -81,8 +98,16 @@ def _judge(
     return _named(shared, route, special, principal)
 
 
-async def _unrouted(shared: Shared, key: Key, principal: Principal) -> Admitted:
+async def _hidden(shared: Shared, key: Key, principal: Principal | None) -> Admitted:
+    """Refuse as if it weren't there, after the same look for it: how long it takes tells nobody that it is."""
+    await shared.routes.catch_up()
+    return await _unknown(shared, key, principal)
+
+
+async def _unknown(shared: Shared, key: Key, principal: Principal | None) -> Admitted:
     """Tell a member what is the matter with a function that has no live version; others are told what strangers are."""
+    if principal is None:
+        raise auth.unknown_function()
     try:
         found = await shared.routes.unrouted(key)
     except StoreUnavailable:
