@@ -18,10 +18,8 @@ def write_whole(connection: Connection, request: Request, head: Head, ours: byte
     if head.empty or request.method == b"HEAD":
         Answer(connection, request, head).start(ours, body, True)
         return
-    connection.write(
-        b"%b%b%bcontent-length: %d\r\n\r\n%b"
-        % (head.start, ours, connection.closing_header(request), len(body), body)
-    )
+    closing = connection.closing_header(request)
+    connection.write(b"".join((head.start, ours, closing, b"content-length: %d\r\n\r\n" % len(body), body)))
 
 
 class Answer:

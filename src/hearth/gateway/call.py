@@ -82,7 +82,8 @@ class FunctionCall:
         if route is not None:
             version = route.live.only or route.live.pick(self._shared.chance())
             if version.public and not (special and self._request.addressed):
-                return self._enter(version)
+                self._enter(version)
+                return None
         verdict = admit(self._shared, route, special, self._request.key)
         if isinstance(verdict, Admitted):
             return self._admitted(verdict)
@@ -239,7 +240,9 @@ class FunctionCall:
                 timing or b"\r\nserver-timing: %b\r\n" % self._timing(now),
             )
         )
-        translated = shared.heads.translate(status, head, version.prefix)
+        translated = shared.heads.known.get(head)
+        if translated is None or translated.status != status:
+            translated = shared.heads.translate(status, head, version.prefix)
         if end:
             write_whole(connection, self._request, translated, ours, body)
             self._finish(now)

@@ -90,7 +90,7 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._body_paused = False
         self._last = b""  # bytes of the last head, and what was parsed of them
-        self._same: Request | None = None
+        self._same: Request
         self.write: Callable[[bytes], None]
         self.origin_host: bytes | None = None  # for whom `origin` was made
         self.origin = (b"", b"")
@@ -110,8 +110,8 @@ class Connection(asyncio.Protocol):
         elif parser.head_bytes:
             self._feed(data)
         elif data == self._last:
-            self.current = self._same  # who asks the same again is not read again
-            self._advance()
+            self.current = same = self._same  # who asks the same again is not read again
+            self.door.handle(self, same)
         elif data.find(END) + 4 == len(data):
             parser.feed(data)  # the common case: exactly one head
             self._advance_from(data)

@@ -62,6 +62,10 @@ class GuestConnection(asyncio.Protocol):
             self._loop.call_soon(self._fail, call, self._death())
             return call
         self._calls[stream] = call
+        if end and not body:
+            call.sent_end = True
+            self.push(frames.head_frame(frames.REQUEST, stream, head, b"", frames.END))
+            return call
         size = len(body)
         if size <= call.send_credit and size <= CHUNK:
             call.send_credit -= size
@@ -178,6 +182,10 @@ class GuestConnection(asyncio.Protocol):
             parsed = self._remember(head, checked)
         status, fields, length = parsed
         body = payload[size:]
+        if end and length < 0 and call.sent_end and len(body) <= call.credit:
+            del self._calls[call.stream]  # the common case: a whole answer to a whole request
+            call.ended = True
+            return call.exchange.on_response(status, fields, body, True)
         if length >= 0 and status != 304 and call.head.split(b"\n", 3)[2] != b"HEAD":
             call.left = length
         call.answered = True

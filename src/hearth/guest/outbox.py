@@ -36,11 +36,13 @@ class Outbox:
     def push(self, frame: bytes) -> None:
         """Queue a frame; it leaves with the others at the end of this turn of the loop."""
         self._out.append(frame)
+        if self._due:
+            return  # the common case: others leave with it
         if self.paused:
             self._held += len(frame)
             if self._held > HELD_MAX:
                 self._on_stuck()
-        elif not self._due:
+        else:
             self._due = True
             self._loop.call_soon(self.flush)
 
