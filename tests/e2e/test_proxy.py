@@ -356,9 +356,9 @@ def test_a_replacement_of_the_platform_is_not_noticed(proxy: Proxy) -> None:
     assert set(statuses) == {200}
 
 
+@pytest.mark.parametrize("proxy", ["nginx"], indirect=True)
 def test_plain_http_leads_to_tls(proxy: Proxy) -> None:
-    if proxy.kind == "caddy":
-        pytest.skip("caddy's own, which the test's configuration has to switch off with its certificates")
+    """Caddy does so by itself, along with its certificates, which the tests have to switch off."""
     connection = http.client.HTTPConnection("127.0.0.1", proxy.plain, timeout=30)
     connection.request("GET", "/fn/ann/echo?a=b")
     answer = connection.getresponse()
