@@ -70,6 +70,16 @@ def note(
     recorder.note(version(), b"inv_1", b"req", outcome, status, None, 1.0, 0.001, cold, 0.01)
 
 
+async def test_a_warm_call_is_noted_as_any_other() -> None:
+    store, clock = ListRows(), FakeClock()
+    one, other = Recorder(store, clock), Recorder(store, clock)
+    for status, seconds in ((200, 0.01), (404, 0.2)):
+        one.note(version(), b"inv_1", b"req", Outcome.SUCCEEDED, status, None, 1.0, 0.0, 0.0, seconds)
+        other.warm(version(), b"inv_1", b"req", status, 1.0, seconds)
+    assert one.figures() == other.figures()
+    assert one._rows == other._rows != []
+
+
 async def test_rows_wait_for_a_store_that_is_down_and_are_bounded() -> None:
     store, clock = ListRows(), FakeClock()
     recorder = Recorder(store, clock)

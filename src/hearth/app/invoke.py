@@ -83,11 +83,7 @@ class Recorder:
             seconds: what the function took.
             wanted: keep it whatever it was.
         """
-        known = self._functions.get(version.function_id)
-        if known is None:
-            made = Figures(version.namespace, version.name)
-            known = self._functions[version.function_id] = (made, Sampler())
-        figures, sampler = known
+        figures, sampler = self._functions.get(version.function_id) or self._new(version)
         figures.calls += 1
         figures.seconds += seconds
         whole = queued + cold + seconds
@@ -106,8 +102,39 @@ class Recorder:
         if cold:
             notable = True
             figures.cold += 1
-        if not sampler.keep(seconds, now, notable):
-            return
+        if sampler.keep(seconds, now, notable):
+            self._keep(version, invocation, request_id, outcome, status, error, queued, cold, seconds)
+
+    def warm(
+        self, version: Deployed, invocation: bytes, request_id: bytes, status: int, now: float, seconds: float
+    ) -> None:
+        """As `note`, of a call that neither waited nor failed, as nearly all do."""
+        figures, sampler = self._functions.get(version.function_id) or self._new(version)
+        figures.calls += 1
+        figures.seconds += seconds
+        latency = figures.latency
+        latency.counts[bisect_left(BOUNDS, seconds)] += 1
+        latency.sum += seconds
+        if sampler.keep(seconds, now, False):
+            self._keep(version, invocation, request_id, Outcome.SUCCEEDED, status, None, 0.0, 0.0, seconds)
+
+    def _new(self, version: Deployed) -> tuple[Figures, Sampler]:
+        known = Figures(version.namespace, version.name), Sampler()
+        self._functions[version.function_id] = known
+        return known
+
+    def _keep(
+        self,
+        version: Deployed,
+        invocation: bytes,
+        request_id: bytes,
+        outcome: Outcome,
+        status: int,
+        error: str | None,
+        queued: float,
+        cold: float,
+        seconds: float,
+    ) -> None:
         if len(self._rows) >= HELD_MAX:
             self.dropped += 1
             return
@@ -122,7 +149,7 @@ class Recorder:
                 http_status=status,
                 error=error,
                 cold=cold > 0,
-                started_ms=self._clock.now_ms() - round(whole * 1000),
+                started_ms=self._clock.now_ms() - round((queued + cold + seconds) * 1000),
                 queue_ms=queued * 1000,
                 cold_ms=cold * 1000,
                 function_ms=seconds * 1000,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 
 SAMPLED_PER_SECOND = 50  # of a function's ordinary calls
 SLOW_QUANTILE = 0.99
 CLEARLY = 1.1  # times the mark: calls that all take the same are not slow by turns
 SLOW_AFTER = 200  # calls before "slow" means something
+
+_UP, _DOWN = 1 + 0.1 * SLOW_QUANTILE, 1 - 0.1 * (1 - SLOW_QUANTILE)
 
 
 class Outcome(StrEnum):
@@ -24,13 +27,13 @@ class Sampler:
     Sandler, "Frugal streaming for estimating quantiles", 2013; the step here is a share of the mark).
     """
 
-    __slots__ = ("mark", "sampled", "second", "seen")
+    __slots__ = ("left", "mark", "second_ends", "seen")
 
     def __init__(self) -> None:
         self.mark = 0.0
         self.seen = 0
-        self.second = 0
-        self.sampled = 0
+        self.second_ends = 0.0
+        self.left = 0  # ordinary calls that are still kept in this second
 
     def keep(self, seconds: float, now: float, notable: bool) -> bool:
         """Whether to keep a call.
@@ -43,18 +46,17 @@ class Sampler:
         self.seen += 1
         mark = self.mark
         if seconds > mark:
-            self.mark = seconds if mark == 0.0 else mark * (1 + 0.1 * SLOW_QUANTILE)
+            self.mark = seconds if mark == 0.0 else mark * _UP
             if self.seen > SLOW_AFTER and seconds > mark * CLEARLY:
                 notable = True
         else:
-            self.mark = mark * (1 - 0.1 * (1 - SLOW_QUANTILE))
+            self.mark = mark * _DOWN
         if notable:
             return True
-        second = int(now)
-        if second != self.second:
-            self.second = second
-            self.sampled = 0
-        if self.sampled < SAMPLED_PER_SECOND:
-            self.sampled += 1
+        if now >= self.second_ends:
+            self.second_ends = math.floor(now) + 1.0
+            self.left = SAMPLED_PER_SECOND
+        if self.left:
+            self.left -= 1
             return True
         return False

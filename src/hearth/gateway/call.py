@@ -108,6 +108,7 @@ class FunctionCall:
         now = self._began
         instance = shared.pool.take(version)
         if instance is not None:
+            self._sent = now
             self._deadline = now + version.config.timeout
             return self._send(instance, version.timeout_ms)
         config = version.config
@@ -134,6 +135,7 @@ class FunctionCall:
             return
         config = instance.group.version.config
         self._deadline = self._began + cold + config.timeout
+        self._sent = now
         left = max(1, round((self._deadline - now) * 1000))
         self._connection.resume_body()
         self._send(instance, b"%d" % left)
@@ -143,7 +145,6 @@ class FunctionCall:
         request, connection, version = self._request, self._connection, self._version
         self._instance = instance
         instance.current = self.invocation if instance.in_flight == 1 else None
-        self._sent = self._began if self._cold == 0.0 == self._queued else self._shared.now()
         connection.expires = self._deadline
         head = request_head(
             connection,
@@ -332,6 +333,9 @@ class FunctionCall:
         seconds = now - self._sent
         shared = self._shared
         shared.pool.give_back(instance, now, seconds)
+        if status < 500 and self._principal is None and not self._queued and not self._cold:
+            shared.recorder.warm(self._version, self.invocation, self.request_id, status, now, seconds)
+            return self._connection.answered(self._request, now)
         shared.recorder.note(
             self._version,
             self.invocation,
@@ -345,7 +349,7 @@ class FunctionCall:
             seconds,
             self._principal is not None and self._traced(),
         )
-        self._connection.answered(self._request, now)
+        return self._connection.answered(self._request, now)
 
     def _took(self, count: int) -> None:
         """Give the guest credit for what the client takes; none while it is behind."""

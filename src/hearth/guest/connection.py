@@ -64,7 +64,7 @@ class GuestConnection(asyncio.Protocol):
         self._calls[stream] = call
         if end and not body:
             call.sent_end = True
-            self.push(frames.head_frame(frames.REQUEST, stream, head, b"", frames.END))
+            self.push(frames.whole_request(stream, head))
             return call
         size = len(body)
         if size <= call.send_credit and size <= CHUNK:

@@ -70,6 +70,12 @@ def head_frame(kind: int, stream: int, head: bytes, body: bytes, flags: int) -> 
     return _pack_with_head(length, kind, flags, stream, size) + head + body
 
 
+def whole_request(stream: int, head: bytes) -> bytes:
+    """A ``request`` frame without a body, the most frequent one; `head` is of a size that a gateway lets through."""
+    size = len(head)
+    return _pack_with_head(4 + size, REQUEST, END, stream, size) + head
+
+
 def window_frame(stream: int, credit: int) -> bytes:
     """That many (1 to MAX_WINDOW) more body bytes may be sent on `stream`."""
     return _HEADER_AND_U32.pack(4, WINDOW_UPDATE, 0, stream, credit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -439,7 +440,8 @@ async def test_a_member_may_have_a_call_kept() -> None:
         await front.recorder.flush()
         before = len(front.rows.invocations)
         for headers in ([b"X-Hearth-Trace: 1"], [KEY, b"X-Hearth-Trace: 1"], [KEY]):
-            front.recorder._functions["fn_hello"][1].sampled = 10**9
+            sampler = front.recorder._functions["fn_hello"][1]
+            sampler.left, sampler.second_ends = 0, math.inf
             await front.ask(get("hello", *headers, b"X-Request-Id: " + str(len(headers)).encode()))
         await front.recorder.flush()
         assert "2" in [
