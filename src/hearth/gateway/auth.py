@@ -35,7 +35,8 @@ def bad_credential() -> Unauthenticated:
 def unknown_function() -> NotFound:
     return NotFound(
         "there is no such function, or you may not know of it",
-        hint="check the namespace and the name, that you are logged in, and that a version is live: hearth list",
+        hint="check namespace and name, and that a version is live: hearth list. Where a function is not public, send a key in"
+        " X-Hearth-Key: hearth keys create",
     )
 
 
