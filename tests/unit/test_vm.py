@@ -14,7 +14,7 @@ import pytest
 from tests.vm import machine
 from tests.vm.image import Image
 from tests.vm.machine import Machine, Order
-from tests.vm.run import main
+from tests.vm.run import Outcomes, main
 from tests.vm.steps import order, steps
 
 # In QEMU's place: it knows the disk, the port to speak by, and finds the step's own word for its end in the disk.
@@ -100,6 +100,18 @@ def test_each_step_is_shell(step: machine.Order) -> None:
     made = order(step, 15)  # type: ignore[arg-type]
     subprocess.run(["bash", "-n"], input=made.script, text=True, check=True)
     assert made.limit == step.limit * 15
+
+
+def test_the_last_outcome_of_each_step_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "outcomes.json"
+    Outcomes(path).keep("one", 1, 90.0)
+    later = Outcomes(path)
+    later.keep("two", 124, 60.0)
+    later.keep("one", 0, 120.0)
+    again = Outcomes(path)
+    assert again.line("one").endswith("2.0 min  passed")
+    assert again.line("two").endswith("1.0 min  cut off at its limit")
+    assert again.line("three") == "not run"
 
 
 def test_an_unknown_step_is_refused() -> None:

@@ -6,6 +6,7 @@ It has what any small Debian server has, and nothing of Hearth's. Where packages
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -87,15 +88,18 @@ def build(made: Image) -> None:
             "error: only root can make the image (debootstrap); a run on one that is there needs no root"
         )
     shutil.rmtree(made.folder, ignore_errors=True)
-    made.folder.mkdir(parents=True)
+    made.folder.parent.mkdir(parents=True, exist_ok=True)
+    made.folder.mkdir(mode=0o700)  # passwords of a mirror may be in it
     root = made.folder / "root"
     release, mirror = archive()
     log = made.folder / "debootstrap.log"
     print(f"» making a Debian {release} from {mirror} (once, some minutes; {log})", flush=True)
     packages = ",".join(PACKAGES)
     command = ["debootstrap", "--variant=minbase", f"--include={packages}", release, str(root), mirror]
+    proxy = next((value for name, value in apt_settings() if name == "Acquire::http::Proxy"), None)
+    environment = {**os.environ, **({"http_proxy": proxy} if proxy else {})}
     with log.open("w") as out:
-        subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, check=True)
+        subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, env=environment, check=True)
     for folder in ("proc", "sys"):  # debootstrap leaves them mounted now and then
         subprocess.run(["umount", str(root / folder)], stderr=subprocess.DEVNULL, check=False)
     furnish(root, release)
@@ -112,7 +116,13 @@ def build(made: Image) -> None:
 def furnish(root: Path, release: str) -> None:
     """What debootstrap leaves out: a network, an ordinary user, the unit that runs a step, this machine's sources and authorities."""
     etc = root / "etc"
-    shutil.copytree("/etc/apt/apt.conf.d", etc / "apt/apt.conf.d", dirs_exist_ok=True)
+    settings = "".join(f'{name} "{value}";\n' for name, value in apt_settings())
+    (etc / "apt/apt.conf.d/90acquire").write_text(settings)
+    for path in [Path("/etc/apt/auth.conf"), *Path("/etc/apt/auth.conf.d").glob("*.conf")]:
+        if path.exists():
+            target = root / path.relative_to("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
     (etc / "apt/sources.list").write_text(sources())
     (etc / "hostname").write_text("fresh\n")
     (etc / "hosts").write_text("127.0.0.1 localhost fresh\n::1 localhost\n")
@@ -134,6 +144,13 @@ def furnish(root: Path, release: str) -> None:
         ["systemctl", "disable", "--quiet", "apt-daily.timer", "apt-daily-upgrade.timer"],
     ):
         subprocess.run(["chroot", str(root), *command], check=True, stdout=sys.stderr)
+
+
+def apt_settings() -> list[tuple[str, str]]:
+    """How apt on this machine fetches: proxies, certificates, retries. Hooks of other programs are left where they are."""
+    dumped = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=True).stdout
+    found = re.findall(r'^(Acquire::(?:https?|Retries|ForceIPv\d)\b[\w:.-]*) "(.*)";$', dumped, re.MULTILINE)
+    return [(name, value) for name, value in found if value]
 
 
 def targets() -> list[tuple[str, str, str]]:

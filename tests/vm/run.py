@@ -2,7 +2,7 @@
 
     ./scripts/test --vm [--only STEP,…] [--continue] [--list] [--accel kvm] [--patience N] [--folder DIR]
 
-What is needed is QEMU; software emulation (the default) works everywhere and is slow, fifteen times and more, so the whole takes hours.
+What is needed is QEMU; software emulation (the default) works everywhere and is slow, fifteen to thirty times, so the whole takes hours.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _MEANT = {0: "passed", 124: "cut off at its limit", 125: "the machine ended by i
 def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that QEMU goes too
     asked = parser().parse_args(arguments)
-    patience = asked.patience if asked.patience is not None else (15.0 if asked.accel == "tcg" else 1.0)
+    patience = asked.patience if asked.patience is not None else (25.0 if asked.accel == "tcg" else 1.0)
     known = steps(patience)
     chosen = [step for step in known if not asked.only or step.name in asked.only.split(",")]
     unknown = set(filter(None, (asked.only or "").split(","))) - {step.name for step in known}
@@ -100,7 +100,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--list", action="store_true", help="name the steps")
     made.add_argument("--accel", default="tcg", help="QEMU's accelerator: tcg (default) or kvm")
     made.add_argument(
-        "--patience", type=float, help="factor for every wait and limit (default 15 with tcg, else 1)"
+        "--patience", type=float, help="factor for every wait and limit (default 25 with tcg, else 1)"
     )
     made.add_argument(
         "--folder", type=Path, default=cache, help=f"for the image and the disk (default {cache})"
