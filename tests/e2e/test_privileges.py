@@ -165,7 +165,7 @@ s.settimeout(20)
 try: s.connect(path)
 except OSError as e: sys.exit(type(e).__name__)
 said = []
-for n, message in enumerate([{"op": "hello", "version": 2, "owner": owner, "role": "control"}, {"op": op, "owner": None}]):
+for n, message in enumerate([{"op": "hello", "version": 3, "owner": owner, "role": "control"}, {"op": op, "owner": None}]):
     s.sendall(json.dumps({"n": n, **message}).encode())
     answer = json.loads(s.recv(1 << 17) or "{}")
     said.append(answer.get("error", {}).get("code", "ok") if answer else "closed")

@@ -21,7 +21,7 @@ from hearth.bootstrap import trial
 from hearth.core.finding import State
 from hearth.core.launch import Mount, Toolchain
 from hearth.egress.nft import find
-from tests.e2e.platform import HEARTH, Platform, leftovers, until
+from tests.e2e.platform import HEARTH, Platform, leftovers, members, until
 
 pytestmark = pytest.mark.root
 Told = dict[str, dict[str, Any]]
@@ -121,7 +121,7 @@ def test_what_a_killed_platform_left_and_the_next_start_removes(platform: Platfo
     for pid in (platform.process.pid, keeper):
         os.kill(pid, signal.SIGKILL)
     platform.process.wait(20)
-    until(lambda: not platform.pids("control"), what="control did not end")
+    until(lambda: not members(instance), what="its processes did not end")
     said = doctor(platform, "--port", port)["leftovers"]
     assert said["state"] == "note"
     for what in (f"hearth-platform-{instance}", f"folder /run/hearth-{instance}", f"hearth_{instance}"):

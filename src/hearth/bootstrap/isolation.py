@@ -36,8 +36,8 @@ async def open_networks(
 ) -> HostNetworks | OwnNetworks:
     """Networks of sandboxes, until the stack unwinds; what this machine lacks is no error (see `missing`)."""
     networks = HostNetworks(instance, lock=lock) if os.geteuid() == 0 else OwnNetworks()
+    stack.push_async_callback(networks.stop)  # also of a start that is cancelled half-way
     await networks.start()
-    stack.push_async_callback(networks.stop)
     return networks
 
 

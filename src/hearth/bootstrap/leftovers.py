@@ -31,10 +31,13 @@ def left(instance: str, data: Path) -> tuple[list[str], set[int]]:
         found.append(_group(group.path, pids))
     with contextlib.suppress(FileNotFoundError):
         groups = cgroup_tree.detect(instance) if root else cgroup_tree.detect_own(instance)
-        for one in groups.existing().values():
-            pids |= one.pids()
-            found.append(_group(one.directories[0], one.pids()))
-        found += [_group(path, set()) for path in groups.directories if path.exists()][:1]
+        inside = groups.existing()
+        theirs = {pid for one in inside.values() for pid in one.pids()}
+        pids |= theirs
+        for path in [path for path in groups.directories if path.exists()][
+            :1
+        ]:  # v1 has one for each controller
+            found.append(f"{_group(path, theirs)} and {len(inside)} below it")
     with contextlib.suppress(OSError):  # there is none
         if not root and is_locked(data / "alive"):
             found.append("processes that are just ending")

@@ -48,17 +48,18 @@ def tried(python: Toolchain | None, folder: Path | None) -> tuple[Probe | None, 
     The probe is None when no sandbox could be made; then a finding says why.
     """
     instance = f"doctor-{secrets.token_hex(4)}"  # no data directory's
+    work = (
+        folder or Path(tempfile.gettempdir())
+    ) / f"hearth-{instance}"  # made by who is also there to remove it
     group = None
     try:
-        if (
-            os.geteuid() != 0
-        ):  # as his supervisor does: his keeper can't name processes outside of its namespace
+        if os.geteuid() != 0:
             group = PlatformGroup.own(instance)
-            if group is not None:
-                group.enter()
-        with tempfile.TemporaryDirectory(prefix="hearth-doctor-", dir=folder) as work:
-            Path(work).chmod(0o711)
-            told = _run({"instance": instance, "work": work, "python": python and asdict(python)})
+        if (
+            group is not None
+        ):  # as his supervisor does: his keeper can't name processes outside of its namespace
+            group.enter()
+        told = _run({"instance": instance, "work": str(work), "python": python and asdict(python)})
     except subprocess.TimeoutExpired:
         says = f"not tried to the end in {_TIMEOUT:.0f} s: this machine is too busy to tell what it holds"
         return None, [not_held(NAME, says)]
@@ -66,6 +67,7 @@ def tried(python: Toolchain | None, folder: Path | None) -> tuple[Probe | None, 
         found = found_by(error, NAME, State.REFUSED) if isinstance(error, HearthError) else None
         return None, [found or refused(NAME, f"they could not be tried: {error}")]
     finally:
+        shutil.rmtree(work, ignore_errors=True)  # it was killed
         if os.geteuid() == 0:
             _tidy(instance)
         if group is not None:
@@ -78,8 +80,8 @@ def _run(config: dict[str, Any]) -> dict[str, Any]:
     alive, end = os.pipe2(os.O_CLOEXEC)
     try:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-m", __name__, str(alive)],
-            stdin=subprocess.PIPE,
+            [sys.executable, "-I", "-m", __name__, json.dumps(config), str(alive)],
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             pass_fds=[alive],
@@ -94,7 +96,7 @@ def _run(config: dict[str, Any]) -> dict[str, Any]:
         os.close(alive)
     with process:
         try:
-            said, err = process.communicate(json.dumps(config), timeout=_TIMEOUT)
+            said, err = process.communicate(timeout=_TIMEOUT)
         except BaseException:
             os.close(end)
             end = -1
@@ -139,7 +141,9 @@ async def _try(config: dict[str, Any], alive: int) -> dict[str, Any]:
     findings: list[Finding] = []
     told: dict[str, Any] = {}
     async with AsyncExitStack() as stack:
+        work.mkdir(mode=0o700)
         stack.callback(shutil.rmtree, work, ignore_errors=True)
+        work.chmod(0o711)  # whatever our umask is: a sandbox's uid must get through
         try:
             networks = await isolation.open_networks(config["instance"], stack, work / "networks.lock")
             driver = await isolation.open_bubblewrap(
@@ -161,8 +165,7 @@ async def _try(config: dict[str, Any], alive: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    alive = int(sys.argv[-1])
-    config = json.load(sys.stdin)
+    config, alive = json.loads(sys.argv[-2]), int(sys.argv[-1])
     try:
         isolation.enter(own=True)
         if os.geteuid() == 0:

@@ -43,7 +43,8 @@ def left(instance: str) -> list[str]:
     prefix, table = claim.prefix(instance), claim.table(instance)
     found = []
     with contextlib.suppress(OSError), Netlink(ROUTE) as netlink:
-        found += [f"link {link.name}" for link in links.links(netlink) if link.name.startswith(prefix)]
+        count = sum(link.name.startswith(prefix) for link in links.links(netlink))
+        found += [f"{count} links {prefix}*"] if count else []
         label = f"lo:{prefix}"
         found += [f"address {have.address}" for have in links.addresses(netlink) if have.label == label]
     with contextlib.suppress(NftError):

@@ -7,6 +7,7 @@ import select
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 _MOST = 4096  # bytes of an answer
 
@@ -43,7 +44,7 @@ def answer_of(work: Callable[[Path], str], folder: Path, owner: tuple[int, int],
     return text[:-1].decode("utf-8", "replace")
 
 
-def _child(work: Callable[[Path], str], folder: Path, owner: tuple[int, int], writer: int) -> None:
+def _child(work: Callable[[Path], str], folder: Path, owner: tuple[int, int], writer: int) -> NoReturn:
     try:
         if os.geteuid() == 0:
             os.chroot(folder)

@@ -74,7 +74,11 @@ async def start(groups: Groups, shell: str) -> Guard:
         raise
     guard = Guard(process, group)
     assert process.stdout is not None
-    said = await asyncio.to_thread(os.read, process.stdout.fileno(), 16)
+    try:
+        said = await asyncio.to_thread(os.read, process.stdout.fileno(), 16)
+    except BaseException:
+        guard.close()
+        raise
     if said != b"ready\n":
         guard.close()
         raise OSError(f"the guard did not come up: exit code {process.returncode}")
