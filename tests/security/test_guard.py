@@ -64,3 +64,17 @@ async def test_it_is_in_a_group_of_its_own_and_no_sandbox(rig: Rig) -> None:
     watching = next(iter(rig.inner._machine.groups.existing()))
     assert watching == guard.NAME
     assert await rig.driver.list_owned(None) == []
+
+
+async def test_one_whose_start_is_cancelled_is_ended() -> None:
+    groups = cgroup_tree.detect("t" + os.urandom(5).hex())
+    groups.open()
+    starting = asyncio.create_task(guard.start(groups, "/bin/sh"))
+    while not groups.existing():  # its group is made in the same turn in which it is spawned
+        await asyncio.sleep(0)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert not groups.existing()
+    groups.close()
+    assert not any(directory.exists() for directory in groups.directories)
