@@ -113,7 +113,7 @@ class GoRuntime:
         """How the standard library is compiled, once per toolchain; its artifact is what `seed_name` names.
 
         Go's own tools (parsers, debuggers, tests) are left out, a third of the work: the function that uses one has it compiled into
-        its namespace's cache. About 17 s of two cores, 400 MB of memory and 100 MB of disk; needs no network.
+        its namespace's cache. At most 20 s of two cores, 400 MB of memory and 100 MB of disk; needs no network.
         """
         script = [
             "set -eu",
