@@ -118,6 +118,7 @@ def test_what_a_killed_platform_left_and_the_next_start_removes(platform: Platfo
     port, instance = platform.url.rsplit(":", 1)[1], platform.instance
     assert platform.process is not None
     (keeper,) = platform.pids("keeper")
+    os.kill(keeper, signal.SIGSTOP)  # it would tidy up when its supervisor has gone
     for pid in (platform.process.pid, keeper):
         os.kill(pid, signal.SIGKILL)
     platform.process.wait(20)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,14 @@ def test_a_lock_that_was_taken_away_meanwhile_is_not_held(
     second.close()
     third.close()
     assert not locks.exists()
+
+
+@pytest.mark.root
+def test_a_process_that_has_ended_and_waits_for_its_parent_uses_no_uid() -> None:
+    uid = uids.FIRST - 1
+    process = subprocess.Popen(["sleep", "100"], user=uid)
+    assert uid in uids.used_uids()
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is still there
+    assert uid not in uids.used_uids()
+    process.wait()

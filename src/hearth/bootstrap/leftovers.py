@@ -76,11 +76,14 @@ def of_others(instance: str | None) -> list[Finding]:
 
 
 def _alive() -> set[str]:
-    """Instances that have a process, wherever their control groups are."""
+    """Instances that have a process, wherever their control groups are. One that has ended and waits for its parent is none."""
     found: set[str] = set()
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
-            if entry.name.isdigit():
+            if (
+                entry.name.isdigit()
+                and (entry / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+            ):
                 groups = re.split(r"[/\n]", (entry / "cgroup").read_text())
                 found.update(match[1] for name in groups if (match := _INSTANCE.fullmatch(name)) is not None)
     return found

@@ -162,7 +162,7 @@ class UidBlock:
 
 
 def used_uids() -> set[int]:
-    """Real and effective uids of all processes (proc(5), /proc/PID/status)."""
+    """Real and effective uids of all processes but those that have ended (proc(5), /proc/PID/status)."""
     found: set[int] = set()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -170,6 +170,8 @@ def used_uids() -> set[int]:
         try:
             status = (entry / "status").read_text()
         except OSError:  # it has just ended
+            continue
+        if "\nState:\tZ" in status:  # it waits for its parent, which may take its time
             continue
         line = next((line for line in status.splitlines() if line.startswith("Uid:")), "Uid:")
         found.update(int(uid) for uid in line.split()[1:])
