@@ -181,7 +181,9 @@ async def test_many_wait_and_all_hear_it_until_stop_has_returned(rig: Rig) -> No
 
 async def test_stop_asks_first(rig: Rig) -> None:
     handle = await rig.start(
-        "import signal; signal.signal(15, lambda *a: os._exit(5)); dial().sendall(b'up\\n'); signal.pause()"
+        # Blocked and waited for: a handler could run just before a pause, which then would never end.
+        "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, {15}); dial().sendall(b'up\\n')\n"
+        "signal.sigwait({15}); os._exit(5)"
     )
     fd = await rig.driver.connect(handle, soon())
     await read_until(fd, b"\n")
