@@ -22,8 +22,8 @@ from typing import Any
 from hearth.core.ids import new_id
 from hearth.core.launch import Attachment, Handle, Limits, Network, SandboxSpec
 from hearth.drivers.bubblewrap import BubblewrapDriver
-from hearth.drivers.bubblewrap.kin import below
-from hearth.drivers.bubblewrap.uids import Uids
+from hearth.drivers.bubblewrap.kin import below, children
+from hearth.drivers.bubblewrap.uids import FIRST, Uids
 from hearth.drivers.process import ProcessDriver
 from hearth.drivers.remote import RemoteDriver
 from hearth.drivers.safe import SafeAttachingDriver, safe
@@ -181,6 +181,7 @@ async def bubblewrap_rig(
     instance = "t" + secrets.token_hex(5)
     folders = {**make_folders(tmp_path / "data"), **(instead or {})}
     driver = BubblewrapDriver(instance=instance, run=run, data=tmp_path / "data", folders=folders, **options)
+    reap_orphans()
     try:
         with no_leaked_fds():
             await driver.open()
@@ -194,6 +195,20 @@ async def bubblewrap_rig(
         assert_nothing_left(instance, shared.uids, run, tmp_path)
     finally:
         shutil.rmtree(run)
+
+
+def reap_orphans() -> bool:
+    """Sandboxes of a keeper that a test killed come to this process, a subreaper, and wait to be collected: that is done here.
+
+    Their uids may be anybody's next, so to a later test they would look like its own. Returns whether some are still alive.
+    """
+    alive = False
+    for pid in children(os.getpid()):
+        with contextlib.suppress(OSError):
+            status = Path(f"/proc/{pid}/status").read_text()
+            if int(status.partition("\nUid:\t")[2].split()[0]) >= FIRST:
+                alive |= os.waitpid(pid, os.WNOHANG)[0] == 0
+    return alive
 
 
 def assert_nothing_left(instance: str, uids: Uids, run: Path, data: Path) -> None:

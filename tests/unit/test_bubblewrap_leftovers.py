@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from hearth.core.launch import Disk
-from hearth.drivers.bubblewrap import BubblewrapDriver, cgroup_tree, cgroups
+from hearth.drivers.bubblewrap import BubblewrapDriver, cgroup_tree, cgroups, mounts
 from hearth.drivers.safe import safe
-from tests.contract.driver_cases import Rig, assert_nothing_left, make_folders
+from tests.contract.driver_cases import Rig, assert_nothing_left, make_folders, reap_orphans
 
 pytestmark = pytest.mark.root
 
@@ -60,6 +60,7 @@ async def place(tmp_path: Path) -> AsyncIterator[tuple[str, Path, Path]]:
 
 @contextlib.contextmanager
 def keeper(instance: str, run: Path, data: Path, namespace: str) -> AsyncIterator[subprocess.Popen[str]]:  # type: ignore[misc]
+    mounts.become_subreaper()
     process = subprocess.Popen(
         [sys.executable, "-c", KEEPER, instance, str(run), str(data), namespace],
         stdout=subprocess.PIPE,
@@ -94,7 +95,7 @@ async def test_sandboxes_die_with_their_keeper_and_the_next_one_starts_clean(
         process.send_signal(signal.SIGKILL)
         process.wait()
     deadline = time.monotonic() + 10
-    while members(instance):  # cgroup membership, not a list of pids
+    while members(instance) or reap_orphans():  # cgroup membership, not a list of pids
         assert time.monotonic() < deadline
         await asyncio.sleep(0.01)
     driver = BubblewrapDriver(instance=instance, run=run, data=data, folders=make_folders(data))
