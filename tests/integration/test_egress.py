@@ -8,7 +8,7 @@ import json
 import os
 import select
 from collections.abc import AsyncIterator, Callable, Iterator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_network
 from pathlib import Path
 
 import pytest
@@ -394,6 +394,16 @@ async def test_a_dockerd_that_starts_later_is_told_of_us(networks: HostNetworks)
     finally:
         run("iptables -F DOCKER-USER")
         run("iptables -X DOCKER-USER")
+
+
+async def test_routes_are_marked_as_ones_that_systemd_networkd_leaves(
+    networks: HostNetworks, guests: tuple[Guest, Guest]
+) -> None:
+    mine = await joined(networks, guests[0], "a")
+    block = ip_network(f"{networks.resolver}/20", strict=False)
+    shown = run("ip route show table main").splitlines()
+    ours = [line for line in shown if line.startswith((f"unreachable {block}", f"{mine.address} "))]
+    assert len(ours) == 2 and all("proto kernel" in line for line in ours), shown
 
 
 async def test_two_platforms_do_not_meet(

@@ -10,7 +10,7 @@ import errno
 from ipaddress import IPv4Network
 
 from hearth.core.errors import SandboxFailed
-from hearth.egress import claim, conntrack, docker_user, links
+from hearth.egress import claim, conntrack, docker_user, links, networkd
 from hearth.egress.netlink import NETFILTER, ROUTE, Netlink
 from hearth.egress.nft import NftError, NftMissing, find
 from hearth.egress.ruleset import drop
@@ -47,6 +47,8 @@ def left(instance: str) -> list[str]:
         found += [f"{count} links {prefix}*"] if count else []
         label = f"lo:{prefix}"
         found += [f"address {have.address}" for have in links.addresses(netlink) if have.label == label]
+    if networkd.file_for(prefix).exists():
+        found.append(f"file {networkd.file_for(prefix)}")
     with contextlib.suppress(NftError):
         nft = find()
         try:
@@ -79,6 +81,7 @@ def cleanup_leftovers(instance: str) -> None:
                 finally:
                     nft.close()
             blocks = claim.release(netlink, instance)
+        networkd.withdraw(prefix)
         if blocks:
             docker_user.withdraw(prefix)
             with Netlink(NETFILTER) as netlink:

@@ -20,7 +20,10 @@ _NEWNEIGH = 28
 _INET, _INET6 = 2, 10
 _IFF_UP = 1
 _UNICAST, _UNREACHABLE = 1, 7
-_TABLE_MAIN, _TABLE_LOCAL, _PROTO_STATIC = 254, 255, 4
+_TABLE_MAIN, _TABLE_LOCAL = 254, 255
+_ANY, _KERNEL = 0, 2
+"""Protocols of routes. systemd-networkd removes from a link that it configures, and of the routes without a link, whatever it has
+not made itself and is not the kernel's; so ours are marked as the kernel's (ManageForeignRoutes= in networkd.conf(5))."""
 _SCOPE_UNIVERSE, _SCOPE_LINK, _SCOPE_HOST = 0, 253, 254
 
 _EVERYWHERE = IPv4Network("0.0.0.0/0")
@@ -183,8 +186,8 @@ def addresses(netlink: Netlink) -> list[Address]:
     return found
 
 
-def _route(kind: int, scope: int, network: IPv4Network, extra: bytes) -> bytes:
-    head = _RTMSG.pack(_INET, network.prefixlen, 0, 0, _TABLE_MAIN, _PROTO_STATIC, scope, kind, 0)
+def _route(kind: int, scope: int, network: IPv4Network, extra: bytes, protocol: int = _KERNEL) -> bytes:
+    head = _RTMSG.pack(_INET, network.prefixlen, 0, 0, _TABLE_MAIN, protocol, scope, kind, 0)
     return head + (attr(1, network.network_address.packed) if network.prefixlen else b"") + extra
 
 
@@ -205,7 +208,7 @@ def claim_route(netlink: Netlink, network: IPv4Network) -> None:
 def unclaim_route(netlink: Netlink, network: IPv4Network) -> None:
     """The reverse of `claim_route`; a route that is gone is no error."""
     try:
-        netlink.request(_DELROUTE, 0, _route(_UNREACHABLE, _SCOPE_UNIVERSE, network, b""))
+        netlink.request(_DELROUTE, 0, _route(_UNREACHABLE, _SCOPE_UNIVERSE, network, b"", _ANY))
     except OSError as error:
         if error.errno != errno.ESRCH:
             raise

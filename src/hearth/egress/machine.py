@@ -16,7 +16,7 @@ from pathlib import Path
 
 from hearth.core.errors import SandboxFailed
 from hearth.core.finding import RUN, Finding, not_held, note, ok
-from hearth.egress import claim, docker_user, links
+from hearth.egress import claim, docker_user, links, networkd
 from hearth.egress.leftovers import cleanup_leftovers, explain
 from hearth.egress.netlink import ROUTE, Netlink
 from hearth.egress.nft import Library, Nft, NftError, NftMissing, find
@@ -60,6 +60,7 @@ def prepare_ground(instance: str, name_servers: Iterable[str], lock: Path = clai
     opened: list[socket.socket] = []
     try:
         cleanup_leftovers(instance)
+        networkd.keep_out(claim.prefix(instance))
         with Netlink(ROUTE) as netlink:
             _try_veth(netlink, instance)
             names, udp, tcp = _claim(netlink, instance, _avoid(name_servers), lock)
