@@ -45,7 +45,8 @@ class Order:
 @dataclass(frozen=True)
 class Machine:
     """Args:
-    folder: its overlay and each step's output.
+    folder: its overlay, each step's output, and while it runs QEMU's monitor, by which it can be halted with its clocks
+        (``stop``, ``cont``).
     accel: what QEMU calls its accelerator, such as ``tcg`` (software, works everywhere) or ``kvm``.
     memory: MiB.
     """
@@ -121,6 +122,7 @@ class Machine:
             "-drive", f"file={self.overlay},if=virtio,format=qcow2,cache=unsafe",
             "-drive", f"file={disk},if=virtio,format=raw,readonly=on",
             "-nic", "user,model=virtio-net-pci",
+            "-monitor", f"unix:{self.folder}/monitor,server=on,wait=off",
             "-append", "root=/dev/vda rw console=ttyS0 quiet systemd.show_status=0",
         ]  # fmt: skip
 
