@@ -46,22 +46,22 @@ def test_expired_tickets_are_out_of_the_line() -> None:
 
 def test_failed_cold_and_cancelled_calls_are_always_kept_and_the_rest_sampled() -> None:
     sampler = Sampler()
-    kept = sum(sampler.keep(0.01, 5.0, notable=False) for _ in range(1000))
+    kept = sum(sampler.keep(0.01, 5.0, notable=False, calls=call) for call in range(1000))
     assert kept == SAMPLED_PER_SECOND
-    assert all(sampler.keep(0.001, 5.5, notable=True) for _ in range(200))
-    assert sampler.keep(0.001, 6.0, notable=False)
+    assert all(sampler.keep(0.001, 5.5, notable=True, calls=2000) for _ in range(200))
+    assert sampler.keep(0.001, 6.0, notable=False, calls=2000)
 
 
 def test_the_mark_of_slowness_finds_the_slowest_hundredth() -> None:
     import random
 
     chance, sampler = random.Random(1), Sampler()
-    for _ in range(20_000):
-        sampler.keep(chance.uniform(0.010, 0.020), 1.0, notable=False)
+    for call in range(20_000):
+        sampler.keep(chance.uniform(0.010, 0.020), 1.0, notable=False, calls=call)
     assert 0.017 < sampler.mark < 0.025
-    assert sampler.seen > SLOW_AFTER
-    assert sampler.keep(1.0, 1.0, notable=False)
-    assert not sampler.keep(0.012, 1.0, notable=False)
+    assert not sampler.keep(1.0, 1.0, notable=False, calls=SLOW_AFTER)
+    assert sampler.keep(1.0, 1.0, notable=False, calls=SLOW_AFTER + 1)
+    assert not sampler.keep(0.012, 1.0, notable=False, calls=20_000)
 
 
 def note(
@@ -73,11 +73,17 @@ def note(
 async def test_a_warm_call_is_noted_as_any_other() -> None:
     store, clock = ListRows(), FakeClock()
     one, other = Recorder(store, clock), Recorder(store, clock)
-    for status, seconds in ((200, 0.01), (404, 0.2)):
-        one.note(version(), b"inv_1", b"req", Outcome.SUCCEEDED, status, None, 1.0, 0.0, 0.0, seconds)
-        other.warm(version(), b"inv_1", b"req", status, 1.0, seconds)
+    calls = [(200, 0.01, 1.0), (404, 0.2, 1.0)] * 150 + [(200, 0.5, 1.5), (200, 0.001, 1.6), (200, 0.001, 2.0)]
+    for number, (status, seconds, now) in enumerate(calls):
+        invocation = b"inv_%d" % number
+        one.note(version(), invocation, b"req", Outcome.SUCCEEDED, status, None, now, 0.0, 0.0, seconds)
+        other.warm(version(), invocation, b"req", status, now, seconds)
     assert one.figures() == other.figures()
-    assert one._rows == other._rows != []
+    assert one._rows == other._rows
+    kept = [int(row.id.removeprefix("inv_")) for row in one._rows]
+    assert kept[:SAMPLED_PER_SECOND] == list(range(SAMPLED_PER_SECOND))
+    assert {300, 302} < set(kept)  # a slow one, and one of the next second
+    assert 301 not in kept
 
 
 async def test_rows_wait_for_a_store_that_is_down_and_are_bounded() -> None:

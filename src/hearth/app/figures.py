@@ -185,11 +185,9 @@ def _samples(
 
 
 def _add(total: Figures, one: Figures) -> None:
-    total.calls += one.calls
     total.failed += one.failed
     total.cancelled += one.cancelled
     total.cold += one.cold
-    total.seconds += one.seconds
     total.latency.add(one.latency)
     for code, count in one.errors.items():
         total.errors[code] = total.errors.get(code, 0) + count

@@ -55,7 +55,6 @@ class Group:
         "failure",
         "failure_since",
         "free",
-        "in_flight",
         "instances",
         "line",
         "memory",
@@ -76,12 +75,16 @@ class Group:
         self.line: Line[Instance] = Line()
         self.starting = 0
         self.ready = 0  # instances in that state
-        self.in_flight = 0
         self.memory = Memory()
         self.service: float | None = None  # average seconds of a request
         self.failure: Exception | None = None  # why the last start failed
         self.failure_since = 0.0  # when starts began to fail
         self.retired = False  # its route is gone: it serves what came before and then ends
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that its instances work on."""
+        return sum(instance.in_flight for instance in self.instances)
 
     def stats(self, now: float) -> Stats:
         """What the scaler is told."""

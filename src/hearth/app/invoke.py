@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from hearth.app.trouble import Trouble
 from hearth.core.errors import FunctionError, HearthError
-from hearth.core.invocation import Outcome, Sampler
+from hearth.core.invocation import DOWN, Outcome, Sampler
 from hearth.core.metrics import BOUNDS, Histogram
 from hearth.core.records import InvocationRow
 from hearth.core.routing import Deployed
@@ -26,20 +26,22 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Figures:
-    """Counters of one function since this process started; seconds are sums.
+    """Counters of one function since this process started.
 
     `latency` is of whole calls, queue and cold start included; `errors` are failed calls by error code.
     """
 
     namespace: str = ""
     name: str = ""
-    calls: int = 0
     failed: int = 0
     cancelled: int = 0
     cold: int = 0
-    seconds: float = 0.0
     latency: Histogram = field(default_factory=Histogram)
     errors: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def calls(self) -> int:
+        return self.latency.count
 
 
 class Recorder:
@@ -84,12 +86,7 @@ class Recorder:
             wanted: keep it whatever it was.
         """
         figures, sampler = self._functions.get(version.function_id) or self._new(version)
-        figures.calls += 1
-        figures.seconds += seconds
-        whole = queued + cold + seconds
-        latency = figures.latency
-        latency.counts[bisect_left(BOUNDS, whole)] += 1
-        latency.sum += whole
+        figures.latency.observe(queued + cold + seconds)
         notable = wanted
         if outcome is not Outcome.SUCCEEDED:
             notable = True
@@ -102,7 +99,7 @@ class Recorder:
         if cold:
             notable = True
             figures.cold += 1
-        if sampler.keep(seconds, now, notable):
+        if sampler.keep(seconds, now, notable, figures.calls):
             self._keep(version, invocation, request_id, outcome, status, error, queued, cold, seconds)
 
     def warm(
@@ -110,12 +107,12 @@ class Recorder:
     ) -> None:
         """As `note`, of a call that neither waited nor failed, as nearly all do."""
         figures, sampler = self._functions.get(version.function_id) or self._new(version)
-        figures.calls += 1
-        figures.seconds += seconds
         latency = figures.latency
         latency.counts[bisect_left(BOUNDS, seconds)] += 1
         latency.sum += seconds
-        if sampler.keep(seconds, now, False):
+        if seconds <= sampler.mark and now < sampler.look:
+            sampler.mark *= DOWN
+        elif sampler.keep(seconds, now, False, figures.calls):
             self._keep(version, invocation, request_id, Outcome.SUCCEEDED, status, None, 0.0, 0.0, seconds)
 
     def _new(self, version: Deployed) -> tuple[Figures, Sampler]:

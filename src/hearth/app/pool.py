@@ -32,6 +32,7 @@ from hearth.core.instance import InstanceState
 from hearth.core.routing import Deployed
 from hearth.ports.clock import Clock
 
+READY, SMOOTHING = InstanceState.READY, scaling.SMOOTHING
 PATIENCE = 3.0  # seconds that requests wait through failures of the platform (a keeper that restarts) before they hear
 _log = logging.getLogger(__name__)
 
@@ -80,9 +81,8 @@ class Pool:
         if group is None or not group.free:
             return None
         instance = group.free[-1]
-        instance.in_flight += 1
-        group.in_flight += 1
-        if instance.in_flight >= instance.limit:
+        instance.in_flight = in_flight = instance.in_flight + 1
+        if in_flight >= instance.limit:
             group.free.pop()
         return instance
 
@@ -94,13 +94,12 @@ class Pool:
             seconds: how long the request took, when that says something about the function.
         """
         group = instance.group
-        instance.in_flight -= 1
-        group.in_flight -= 1
+        instance.in_flight = in_flight = instance.in_flight - 1
         if seconds is not None:
             service = group.service
-            group.service = seconds if service is None else service + scaling.SMOOTHING * (seconds - service)
-        if instance.state is InstanceState.READY:
-            if instance.in_flight == instance.limit - 1:
+            group.service = seconds if service is None else service + SMOOTHING * (seconds - service)
+        if instance.state is READY:
+            if in_flight == instance.limit - 1:
                 group.free.append(instance)
             instance.idle_since = now
             if group.line.waiting:
@@ -110,9 +109,9 @@ class Pool:
                     self.lost(instance)
                 else:
                     self._serve(group, now, 0.0)
-            elif group.retired and not instance.in_flight:
+            elif group.retired and not in_flight:
                 self._retire(instance)
-        elif instance.state is InstanceState.RETIRING and not instance.in_flight:
+        elif instance.state is InstanceState.RETIRING and not in_flight:
             self._stop(instance, 1.0)
 
     def is_up(self, version: Deployed) -> bool:

@@ -26,11 +26,11 @@ from hearth.core.invocation import Outcome
 from hearth.core.permissions import Principal
 from hearth.core.routing import Deployed, Route
 from hearth.gateway import auth
-from hearth.gateway.answer import TIMINGS, Answer, write_whole
+from hearth.gateway.answer import LENGTHS, TIMINGS, Answer
 from hearth.gateway.connection import Connection
 from hearth.gateway.entry import Admitted, admit
 from hearth.gateway.errors import RequestTimeout, for_strangers, status_of
-from hearth.gateway.forwarded import request_head
+from hearth.gateway.forwarded import tell, traced
 from hearth.gateway.heads import SANDBOX
 from hearth.gateway.request import Request
 from hearth.gateway.shared import Shared
@@ -57,6 +57,7 @@ class FunctionCall:
     _ended = False
     _abandoned = False  # the client has left, the guest has not yet put the request down
     _owed = 0  # bytes of the answer that the client has not taken yet
+    _waited = False  # for an instance
     _queued = _cold = 0.0
     _size = 0
     _body: list[bytes] | None = None  # of the request, until there is an instance
@@ -64,27 +65,33 @@ class FunctionCall:
     _deadline = _sent = _stream_end = 0.0
 
     def __init__(
-        self, shared: Shared, connection: Connection, request: Request, now: float, invocation: bytes
+        self,
+        shared: Shared,
+        connection: Connection,
+        request: Request,
+        now: float,
+        invocation: bytes,
+        trace: bytes,
     ) -> None:
         self._shared = shared
         self._connection = connection
         self._request = request
         self._began = now
+        self._trace = trace
         self.invocation = self.request_id = invocation
 
     # At the door.
 
     def begin(self, route: Route | None) -> None:
         """Find out where the request goes and whether it may."""
-        special = self._request.special
-        if special:
-            self.request_id = self._shared.request_id(self._request, self.invocation)
+        request, shared = self._request, self._shared
+        if request.special:
+            self.request_id = shared.request_id(request, self.invocation)
         if route is not None:
-            version = route.live.only or route.live.pick(self._shared.chance())
-            if version.public and not (special and self._request.addressed):
-                self._enter(version)
-                return None
-        verdict = admit(self._shared, route, special, self._request.key)
+            version = route.live.only or route.live.pick(shared.chance())
+            if version.public and (request.plain or not request.addressed):
+                return self._enter(version)
+        verdict = admit(shared, route, request.special, request.key)
         if isinstance(verdict, Admitted):
             return self._admitted(verdict)
         if isinstance(verdict, HearthError):
@@ -101,17 +108,15 @@ class FunctionCall:
         """Take an instance, or a place in the line for one."""
         self._version = version
         self._known = True
-        request = self._request
-        shared = self._shared
-        if (request.length or request.size) > shared.max_body:
+        request, shared, now = self._request, self._shared, self._began
+        if not request.plain and (request.length or request.size) > shared.max_body:
             return self.fail(_too_large(shared.max_body))
-        now = self._began
+        config = version.config
         instance = shared.pool.take(version)
         if instance is not None:
             self._sent = now
-            self._deadline = now + version.config.timeout
+            self._deadline = now + config.timeout
             return self._send(instance, version.timeout_ms)
-        config = version.config
         patience = config.timeout if shared.pool.is_up(version) else config.timeout + config.init_timeout
         if not request.complete:
             self._connection.pause_body()
@@ -125,6 +130,7 @@ class FunctionCall:
     def _granted(self, instance: Instance | None, error: HearthError | None, cold: float) -> None:
         self._ticket = None
         now = self._shared.now()
+        self._waited = True
         self._cold = cold
         self._queued = now - self._began - cold
         if instance is None or self._ended:
@@ -144,25 +150,25 @@ class FunctionCall:
         """The frame: everything before this decides, everything after this answers."""
         request, connection, version = self._request, self._connection, self._version
         self._instance = instance
-        instance.current = self.invocation if instance.in_flight == 1 else None
+        invocation = self.invocation
+        instance.current = invocation if instance.in_flight == 1 else None
         connection.expires = self._deadline
-        head = request_head(
-            connection,
-            request,
-            version,
-            self._principal,
-            self.invocation,
-            milliseconds,
-            self.request_id,
-            self._shared.traceparent,
+        trace = self._trace
+        if request.special:
+            trace = traced(request, trace)
+        told = request.told
+        if told is None or told[0] is not version:
+            told = tell(connection, request, version, self._principal)
+        head = b"".join(
+            (invocation, b"\n", milliseconds, told[1], self.request_id, b"\ntraceparent:", trace, told[2])
         )
+        if request.plain:
+            self._call = instance.guest.request(head, b"", True, self)
+            return
         if request.expects and not request.size:
             connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        if request.complete and self._body is None:
-            body, end = request.take_body(), True
-        else:
-            body, end = b"".join((*(self._body or ()), request.take_body())), request.complete
-            self._body, self._size = None, len(body)
+        body, end = b"".join((*(self._body or ()), request.take_body())), request.complete
+        self._body, self._size = None, len(body)
         self._call = call = instance.guest.request(head, body, end, self)
         if not end and not call.write(b"", False):
             connection.pause_body()
@@ -225,11 +231,9 @@ class FunctionCall:
 
     def on_response(self, status: int, head: bytes, body: bytes, end: bool) -> None:
         shared, connection, version = self._shared, self._connection, self._version
-        now = shared.now()
+        request, now = self._request, shared.now()
         self._status = status
-        timing = None
-        if self._cold == 0.0 == self._queued:
-            timing = TIMINGS.get(int((now - self._sent) * 100_000))
+        timing = None if self._waited else TIMINGS.get(int((now - self._sent) * 100_000))
         ours = b"".join(
             (
                 version.version_header,
@@ -244,15 +248,19 @@ class FunctionCall:
         translated = shared.heads.known.get(head)
         if translated is None or translated.status != status:
             translated = shared.heads.translate(status, head, version.prefix)
+        if end and request.plain and not translated.empty and not connection.door.draining:
+            size = len(body)
+            length = LENGTHS[size] if size < 2000 else b"content-length: %d\r\n\r\n" % size
+            connection.write(b"".join((translated.start, ours, length, body)))
+            return self._finish(now)
+        answer = Answer(connection, request, translated)
+        answer.start(ours, body, end)
         if end:
-            write_whole(connection, self._request, translated, ours, body)
-            self._finish(now)
-        else:
-            self._answer = Answer(connection, self._request, translated)
-            self._answer.start(ours, body, False)
-            self._stream_end = now + limits.STREAM_MAX
-            connection.expires = min(self._stream_end, now + limits.STREAM_IDLE)
-            self._took(len(body))
+            return self._finish(now)
+        self._answer = answer
+        self._stream_end = now + limits.STREAM_MAX
+        connection.expires = min(self._stream_end, now + limits.STREAM_IDLE)
+        return self._took(len(body))
 
     def on_body(self, data: bytes, end: bool) -> None:
         answer = self._answer
@@ -333,7 +341,7 @@ class FunctionCall:
         seconds = now - self._sent
         shared = self._shared
         shared.pool.give_back(instance, now, seconds)
-        if status < 500 and self._principal is None and not self._queued and not self._cold:
+        if status < 500 and self._principal is None and not self._waited:
             shared.recorder.warm(self._version, self.invocation, self.request_id, status, now, seconds)
             return self._connection.answered(self._request, now)
         shared.recorder.note(

@@ -234,7 +234,7 @@ class Connection(asyncio.Protocol):
     def _advance_from(self, data: bytes) -> None:
         """Act on what was parsed of `data`, exactly one head, and remember it if it may come again."""
         heads = self._parser.heads
-        if heads and heads[0].complete and heads[0].repeatable and len(data) <= _LAST_MAX:
+        if heads and heads[0].complete and heads[0].plain and len(data) <= _LAST_MAX:
             self._last, self._same = data, heads[0]
         self._advance()
 
@@ -259,7 +259,7 @@ class Connection(asyncio.Protocol):
                 self.door.handle(self, request)
             else:
                 self.expires = self.door.now() + limits.BODY_TIMEOUT
-        elif request.body or (request.complete and not request.delivered):
+        elif request.body or (request.complete and not (request.delivered or request.plain)):
             request.delivered = request.complete
             body, request.body = request.body, ()
             self.handler.body(b"".join(body), request.complete)

@@ -188,7 +188,8 @@ class Door:
             if not request.path:
                 return self._handle_other(connection, request)
         now = self.now()
-        connection.handler = call = FunctionCall(self.shared, connection, request, now, self._ids.next(now))
+        invocation, trace = self._ids.next(now)
+        connection.handler = call = FunctionCall(self.shared, connection, request, now, invocation, trace)
         return call.begin(self._entries.get(request.key))
 
     def refuse(self, connection: Connection, error: HearthError) -> None:
@@ -201,7 +202,7 @@ class Door:
     def answer_other(self, connection: Connection, request: Request, refusing: bool) -> None:
         """Answer what is no function's; when `refusing`, only to say how this shard is."""
         path = request.target.partition(b"?")[0]
-        request_id = self.shared.request_id(request, self._ids.next(self.now()))
+        request_id = self.shared.request_id(request, self._ids.next(self.now())[0])
         error: HearthError | None = None
         if path == b"/healthz" or path == b"/readyz":
             if request.method not in (b"GET", b"HEAD"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable
 
 from hearth.core.permissions import Principal
 from hearth.core.routing import Deployed
@@ -75,37 +74,30 @@ def told_origin(connection: Connection, request: Request) -> tuple[bytes, bytes]
     )
 
 
-def request_head(
-    connection: Connection,
-    request: Request,
-    version: Deployed,
-    principal: Principal | None,
-    invocation: bytes,
-    milliseconds: bytes,
-    request_id: bytes,
-    make_trace: Callable[[], bytes],
-) -> bytes:
-    """The head of a request frame (docs/reference/guest-protocol.md, "Heads").
+def traced(request: Request, ours: bytes) -> bytes:
+    """The trace context that came with a request if it is well-formed, else ours."""
+    theirs = request.special.get(b"traceparent")
+    return theirs if theirs is not None and TRACEPARENT.fullmatch(theirs) else ours
 
-    What differs from request to request stands in three places, so that a request that comes again, byte by byte, on its
-    connection is put together once (`Request.told`), and a guest can know the rest again.
+
+def tell(
+    connection: Connection, request: Request, version: Deployed, principal: Principal | None
+) -> tuple[Deployed, bytes, bytes]:
+    """What a guest is told of a request, to stand in the head of its frame (docs/reference/guest-protocol.md, "Heads")
+    between the deadline and the request's id, and after the trace context.
+
+    Those three differ from request to request. The rest is put together once for a request that comes again, byte by byte,
+    on its connection (`Request.told`), and a guest can know it again.
     """
-    trace = request.special.get(b"traceparent") if request.special else None
-    if trace is None or TRACEPARENT.fullmatch(trace) is None:
-        trace = make_trace()
-    told = request.told
-    if told is None or told[0] is not version:
-        told = (version, *_told(connection, request, version, principal))
-        if request.repeatable:
-            request.told = told
-    _, front, back = told
-    return b"".join((invocation, b"\n", milliseconds, front, request_id, b"\ntraceparent:", trace, back))
+    told = (version, *_told(connection, request, version, principal))
+    if request.plain:
+        request.told = told
+    return told
 
 
 def _told(
     connection: Connection, request: Request, version: Deployed, principal: Principal | None
 ) -> tuple[bytes, bytes]:
-    """What stands in a request head between the deadline and the request's id, and what follows the trace context."""
     prefix, caller, lines = version.prefix, b"", request.lines
     if request.special:
         peer, origin_lines = told_origin(connection, request)

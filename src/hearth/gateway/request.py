@@ -55,6 +55,9 @@ class Request:
         lines: ``name:value`` of headers that are passed on, names in lower case.
         special: the headers of `SPECIAL` and ``x-hearth-…``.
         length: announced bytes of the body; None: it is chunked.
+
+    `plain` says that none of this asks for more than the common case: no body, no header that means something here, a
+    connection that goes on, an answer that may have a body. An equal head can then be answered with this very object.
     """
 
     # Class attributes are what most requests never change: an object is made for each, so it sets only what it must.
@@ -65,7 +68,7 @@ class Request:
     key = (b"", b"")  # namespace and function; set by the door
     path = b""  # what the function sees
     delivered = False  # a handler has been told that the body is complete
-    told: tuple[object, bytes, bytes] | None = None  # for a version, what its guest is told of this request
+    told: tuple[object, bytes, bytes] | None = None  # `forwarded.tell`, for a version
 
     def __init__(
         self,
@@ -86,6 +89,7 @@ class Request:
         self.length = length
         self.http10 = http10
         self.keep_alive = keep_alive
+        self.plain = length == 0 and not special and keep_alive and not http10 and method != b"HEAD"
 
     def add(self, data: bytes) -> None:
         """More of the body has come."""
@@ -99,11 +103,6 @@ class Request:
     def addressed(self) -> bool:
         """Whether it has a header of Hearth's own: a key, a version, an alias, a trace."""
         return any(name.startswith(b"x-hearth-") for name in self.special)
-
-    @property
-    def repeatable(self) -> bool:
-        """Whether an equal head can be answered with this very object: no body, no credential, nothing to end."""
-        return not self.special and self.keep_alive and not self.http10
 
     def take_body(self) -> bytes:
         """What has come of the body, for who takes the request over."""

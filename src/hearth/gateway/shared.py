@@ -60,7 +60,6 @@ class Shared:
         self.cause_of_death = cause_of_death
         self.max_body = max_body
         self.ids = InvocationIds(ids)
-        self.traceparent = self.ids.traceparent
         self.heads = Heads()
         self.common = b""  # headers of every function's answer: the sandbox and the date
         self.date = b""
@@ -123,7 +122,7 @@ class Shared:
 
     def refuse(self, connection: Connection, error: HearthError) -> None:
         """Answer what is no request. The connection closes itself afterwards."""
-        request_id = self.ids.next(self.now())
+        request_id = self.ids.next(self.now())[0]
         status, fields, body = self._error(error, request_id)
         connection.write(
             b"%b%bdate: %b\r\nx-request-id: %b\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b"

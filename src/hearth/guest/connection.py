@@ -20,6 +20,7 @@ from hearth.ports.guest import Exchange
 from hearth.protocol import frames
 from hearth.protocol.heads import ResponseHead, parse_response_head, trailers_well_formed
 
+RESPONSE, END, WINDOW = frames.RESPONSE, frames.END, frames.WINDOW
 _HEADS_MAX, _HEAD_CACHED_MAX = 512, 2048  # checked response heads that are remembered; bytes of one
 _FROM_HOST = (frames.LOAD, frames.REQUEST, frames.DRAIN, frames.LOG_WINDOW_UPDATE)
 
@@ -131,6 +132,11 @@ class GuestConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         decoder = self._decoder
+        if not decoder.buffered:
+            done = self._answers(data)
+            if done == len(data):
+                return
+            data = data[done:] if done else data
         calls = self._calls
         for kind, flags, stream, payload in decoder.feed(data):
             if self._closed:
@@ -166,6 +172,32 @@ class GuestConnection(asyncio.Protocol):
             on_closed()
 
     # Frames that come in.
+
+    def _answers(self, data: bytes) -> int:
+        """Take the whole answers to whole requests that `data` begins with: nearly all that ever comes.
+
+        Returns where something else begins, which `_response` and the others look at in peace.
+        """
+        calls, heads, unpack = self._calls, self._heads, frames.unpack_with_head
+        at, size = 0, len(data)
+        while size - at > 14:
+            length, kind, flags, stream, head_size = unpack(data, at)
+            after_head, end = at + 14 + head_size, at + 10 + length
+            if kind != RESPONSE or flags != END or end > size or after_head > end or length > WINDOW:
+                break
+            call, parsed = calls.get(stream), heads.get(data[at + 14 : after_head])
+            if call is None or parsed is None or call.answered or not call.sent_end:
+                break
+            status, fields, announced = parsed
+            if announced >= 0:
+                break
+            at = end
+            del calls[stream]
+            call.ended = True
+            call.exchange.on_response(status, fields, data[after_head:end], True)
+            if self._closed:
+                return size
+        return at
 
     def _response(self, call: StreamCall, payload: bytes, end: bool) -> None:
         size = int.from_bytes(payload[:4], "big") + 4

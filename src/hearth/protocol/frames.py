@@ -47,6 +47,8 @@ _U32 = Struct(">I")
 
 _pack_header = _HEADER.pack
 _pack_with_head = _HEADER_AND_HEAD.pack
+unpack_with_head = _HEADER_AND_HEAD.unpack_from
+"""(length of the payload, type, flags, stream, length of the head) of a frame that begins with a head."""
 
 
 def frame(kind: int, stream: int, payload: bytes = b"", flags: int = 0) -> bytes:

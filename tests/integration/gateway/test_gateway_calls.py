@@ -441,7 +441,7 @@ async def test_a_member_may_have_a_call_kept() -> None:
         before = len(front.rows.invocations)
         for headers in ([b"X-Hearth-Trace: 1"], [KEY, b"X-Hearth-Trace: 1"], [KEY]):
             sampler = front.recorder._functions["fn_hello"][1]
-            sampler.left, sampler.second_ends = 0, math.inf
+            sampler.left, sampler.look, sampler.second_ends = 0, math.inf, math.inf
             await front.ask(get("hello", *headers, b"X-Request-Id: " + str(len(headers)).encode()))
         await front.recorder.flush()
         assert "2" in [
