@@ -73,7 +73,11 @@ def note(
 async def test_a_warm_call_is_noted_as_any_other() -> None:
     store, clock = ListRows(), FakeClock()
     one, other = Recorder(store, clock), Recorder(store, clock)
-    calls = [(200, 0.01, 1.0), (404, 0.2, 1.0)] * 150 + [(200, 0.5, 1.5), (200, 0.001, 1.6), (200, 0.001, 2.0)]
+    calls = [(200, 0.01, 1.0), (404, 0.2, 1.0)] * 150 + [
+        (200, 0.5, 1.5),
+        (200, 0.001, 1.6),
+        (200, 0.001, 2.0),
+    ]
     for number, (status, seconds, now) in enumerate(calls):
         invocation = b"inv_%d" % number
         one.note(version(), invocation, b"req", Outcome.SUCCEEDED, status, None, now, 0.0, 0.0, seconds)

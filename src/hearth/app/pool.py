@@ -95,12 +95,14 @@ class Pool:
         """
         group = instance.group
         instance.in_flight = in_flight = instance.in_flight - 1
-        if seconds is not None:
-            service = group.service
-            group.service = seconds if service is None else service + SMOOTHING * (seconds - service)
         if instance.state is READY:
-            if in_flight == instance.limit - 1:
+            if (
+                in_flight == instance.limit - 1
+            ):  # it was full; the average is asked for by who has to wait for it
                 group.free.append(instance)
+                if seconds is not None:
+                    before = group.service
+                    group.service = seconds if before is None else before + SMOOTHING * (seconds - before)
             instance.idle_since = now
             if group.line.waiting:
                 if (

@@ -108,15 +108,18 @@ class FunctionCall:
         """Take an instance, or a place in the line for one."""
         self._version = version
         self._known = True
-        request, shared, now = self._request, self._shared, self._began
+        request, shared = self._request, self._shared
         if not request.plain and (request.length or request.size) > shared.max_body:
             return self.fail(_too_large(shared.max_body))
-        config = version.config
         instance = shared.pool.take(version)
-        if instance is not None:
-            self._sent = now
-            self._deadline = now + config.timeout
-            return self._send(instance, version.timeout_ms)
+        if instance is None:
+            return self._wait(version)
+        self._sent = now = self._began
+        self._deadline = now + version.timeout
+        return self._send(instance, version.timeout_ms)
+
+    def _wait(self, version: Deployed) -> None:
+        request, shared, config, now = self._request, self._shared, version.config, self._began
         patience = config.timeout if shared.pool.is_up(version) else config.timeout + config.init_timeout
         if not request.complete:
             self._connection.pause_body()
@@ -153,14 +156,12 @@ class FunctionCall:
         invocation = self.invocation
         instance.current = invocation if instance.in_flight == 1 else None
         connection.expires = self._deadline
-        trace = self._trace
-        if request.special:
-            trace = traced(request, trace)
-        told = request.told
-        if told is None or told[0] is not version:
-            told = tell(connection, request, version, self._principal)
+        to, front, back = request.told
+        if to is not version:
+            front, back = tell(connection, request, version, self._principal)
+        trace = traced(request, self._trace) if request.special else self._trace
         head = b"".join(
-            (invocation, b"\n", milliseconds, told[1], self.request_id, b"\ntraceparent:", trace, told[2])
+            (invocation, b"\n", milliseconds, front, self.request_id, b"\ntraceparent:", trace, back)
         )
         if request.plain:
             self._call = instance.guest.request(head, b"", True, self)

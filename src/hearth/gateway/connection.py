@@ -87,6 +87,7 @@ class Connection(asyncio.Protocol):
         self.current: Request | None = None  # in work
         self._parser = Parser()
         self._held = b""  # came while nothing could be fed
+        self._more = False  # something is held or paused, or was parsed and not acted upon
         self._paused = False
         self._body_paused = False
         self._last = b""  # bytes of the last head, and what was parsed of them
@@ -105,7 +106,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         parser = self._parser
-        if self.current is not None or self._held or parser.heads or self.closing:
+        if self.current is not None or self._more or self.closing:
             self._hold_or_feed(data)
         elif parser.head_bytes:
             self._feed(data)
@@ -164,7 +165,7 @@ class Connection(asyncio.Protocol):
             self._end(not request.complete)
             return
         self.expires = now + limits.KEEP_ALIVE_TIMEOUT
-        if self._held or self._paused or self._parser.heads or self._parser.fault is not None:
+        if self._more:
             self.door.loop.call_soon(self._go_on)
 
     def cut(self) -> None:
@@ -205,13 +206,16 @@ class Connection(asyncio.Protocol):
             cut = parser.cut(rest)
             parser.feed(rest[:cut])
             rest = rest[cut:]
+        self._note_more()  # an answer that is given at once goes by it
         self._advance()
+        self._note_more()
 
     def _hold_or_feed(self, data: bytes) -> None:
         if self.closing:
             return  # lingering: read and dropped
         if self._held or self._parser.receiving is None or self._body_paused:
             self._held += data
+            self._more = True
             if len(self._held) > AHEAD:
                 self._pause()
         else:
@@ -230,6 +234,12 @@ class Connection(asyncio.Protocol):
         if self._paused and len(self._held) <= AHEAD and not self._body_paused and not self.closing:
             self._paused = False
             self.transport.resume_reading()
+        self._note_more()
+
+    def _note_more(self) -> None:
+        """Whoever is answered looks at `_more` alone."""
+        parser = self._parser
+        self._more = bool(self._held or self._paused or parser.heads) or parser.fault is not None
 
     def _advance_from(self, data: bytes) -> None:
         """Act on what was parsed of `data`, exactly one head, and remember it if it may come again."""
@@ -288,5 +298,5 @@ class Connection(asyncio.Protocol):
 
     def _pause(self) -> None:
         if not self._paused and not self.closing:
-            self._paused = True
+            self._paused = self._more = True
             self.transport.pause_reading()

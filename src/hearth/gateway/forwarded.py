@@ -82,17 +82,17 @@ def traced(request: Request, ours: bytes) -> bytes:
 
 def tell(
     connection: Connection, request: Request, version: Deployed, principal: Principal | None
-) -> tuple[Deployed, bytes, bytes]:
+) -> tuple[bytes, bytes]:
     """What a guest is told of a request, to stand in the head of its frame (docs/reference/guest-protocol.md, "Heads")
     between the deadline and the request's id, and after the trace context.
 
     Those three differ from request to request. The rest is put together once for a request that comes again, byte by byte,
     on its connection (`Request.told`), and a guest can know it again.
     """
-    told = (version, *_told(connection, request, version, principal))
+    front, back = _told(connection, request, version, principal)
     if request.plain:
-        request.told = told
-    return told
+        request.told = version, front, back
+    return front, back
 
 
 def _told(

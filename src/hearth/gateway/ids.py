@@ -19,7 +19,17 @@ class InvocationIds:
     allows a counter in the random bits), and its milliseconds as time goes. After a second, or 1,024 of them, a fresh
     random id follows. Each comes with a trace context of the run's random bits and the same count."""
 
-    __slots__ = ("_began", "_ids", "_milliseconds", "_next", "_prefix", "_random", "_span", "_stamp", "_trace")
+    __slots__ = (
+        "_began",
+        "_ids",
+        "_milliseconds",
+        "_next",
+        "_prefix",
+        "_random",
+        "_span",
+        "_stamp",
+        "_trace",
+    )
 
     def __init__(self, ids: Ids) -> None:
         self._ids = ids

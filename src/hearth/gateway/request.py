@@ -68,7 +68,7 @@ class Request:
     key = (b"", b"")  # namespace and function; set by the door
     path = b""  # what the function sees
     delivered = False  # a handler has been told that the body is complete
-    told: tuple[object, bytes, bytes] | None = None  # `forwarded.tell`, for a version
+    told: tuple[object, bytes, bytes] = (None, b"", b"")  # the last version, and `forwarded.tell` for it
 
     def __init__(
         self,

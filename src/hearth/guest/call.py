@@ -36,7 +36,6 @@ class StreamCall:
     """`ports.guest.Call` on a stream of a connection."""
 
     # Class attributes are what most calls never change: an object is made for each, so it sets only what it must.
-    sent_end = False
     credit = frames.WINDOW  # bytes of the response's body that the guest may still send
     answered = False  # the response's head has come
     ended = False  # nothing more is to be heard or said
@@ -46,7 +45,16 @@ class StreamCall:
     _end = False  # END follows the unsent bytes
     _blocked = False  # `write` returned False and `on_writable` is owed
 
-    def __init__(self, wire: Wire, stream: int, head: bytes, send_credit: int, exchange: Exchange) -> None:
+    def __init__(
+        self,
+        wire: Wire,
+        stream: int,
+        head: bytes,
+        send_credit: int,
+        exchange: Exchange,
+        sent_end: bool = False,
+    ) -> None:
+        self.sent_end = sent_end
         self._wire = wire
         self.stream = stream
         self.head = head

@@ -20,6 +20,7 @@ from hearth.ports.guest import Exchange
 from hearth.protocol import frames
 from hearth.protocol.heads import ResponseHead, parse_response_head, trailers_well_formed
 
+whole_request = frames.whole_request
 RESPONSE, END, WINDOW = frames.RESPONSE, frames.END, frames.WINDOW
 _HEADS_MAX, _HEAD_CACHED_MAX = 512, 2048  # checked response heads that are remembered; bytes of one
 _FROM_HOST = (frames.LOAD, frames.REQUEST, frames.DRAIN, frames.LOG_WINDOW_UPDATE)
@@ -58,14 +59,18 @@ class GuestConnection(asyncio.Protocol):
         """Send a request. `head` is the request head of the protocol page, `body` its first bytes."""
         stream = self._next
         self._next = stream + 1
-        call = StreamCall(self, stream, head, self._life.window, exchange)
+        whole = end and not body
+        call = StreamCall(self, stream, head, self._life.window, exchange, whole)
         if self._closed:
             self._loop.call_soon(self._fail, call, self._death())
             return call
         self._calls[stream] = call
-        if end and not body:
-            call.sent_end = True
-            self.push(frames.whole_request(stream, head))
+        if whole:
+            frame, outbox = whole_request(stream, head), self._outbox
+            if outbox.due:
+                outbox.out.append(frame)
+            else:
+                outbox.push(frame)
             return call
         size = len(body)
         if size <= call.send_credit and size <= CHUNK:
