@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from tests.vm.image import USER
 from tests.vm.machine import Order
 
-# The clone is put where its owner alone can enter; what an earlier step made in it stays (.venv), for it is the same machine.
+# The clone is put where its owner alone can enter; what an earlier step made in it stays (.venv, the demo's toolchains), for it is
+# the same machine.
 _PRELUDE = """set -u
 cd /run/step; chmod 0755 .; chmod 0644 registries.env
 give() {  # OWNER HOME
   install -d -m 0700 -o "$1" -g "$1" "$2/hearth"
-  find "$2/hearth" -mindepth 1 -maxdepth 1 ! -name .venv -exec rm -rf {} +
+  find "$2/hearth" -mindepth 1 -maxdepth 1 ! -name .venv ! -name .demo -exec rm -rf {} +
   tar xf tree.tar -C "$2/hearth" && tar xf home.tar -C "$2" && chown -R --no-dereference "$1:$1" "$2"
 }
 """
