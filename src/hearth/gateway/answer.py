@@ -12,8 +12,9 @@ TIMINGS = {
     for hundredths in range(2000)
 }
 
+LENGTHS_END = 2000
 # The end of a head, by the size of the body that follows.
-LENGTHS = tuple(b"content-length: %d\r\n\r\n" % size for size in range(2000))
+LENGTHS = tuple(b"content-length: %d\r\n\r\n" % size for size in range(LENGTHS_END))
 
 
 class Answer:

@@ -26,7 +26,7 @@ from hearth.core.invocation import Outcome
 from hearth.core.permissions import Principal
 from hearth.core.routing import Deployed, Route
 from hearth.gateway import auth
-from hearth.gateway.answer import LENGTHS, TIMINGS, Answer
+from hearth.gateway.answer import LENGTHS, LENGTHS_END, TIMINGS, Answer
 from hearth.gateway.connection import Connection
 from hearth.gateway.entry import Admitted, admit
 from hearth.gateway.errors import RequestTimeout, for_strangers, status_of
@@ -249,10 +249,11 @@ class FunctionCall:
         translated = shared.heads.known.get(head)
         if translated is None or translated.status != status:
             translated = shared.heads.translate(status, head, version.prefix)
-        if end and request.plain and not translated.empty and not connection.door.draining:
-            size = len(body)
-            length = LENGTHS[size] if size < 2000 else b"content-length: %d\r\n\r\n" % size
-            connection.write(b"".join((translated.start, ours, length, body)))
+        if end and not translated.empty and (request.plain or request.method != b"HEAD"):
+            plain, size = request.plain and not connection.door.draining, len(body)
+            closing = b"" if plain else connection.closing_header(request)
+            length = LENGTHS[size] if size < LENGTHS_END else b"content-length: %d\r\n\r\n" % size
+            connection.write(b"".join((translated.start, ours, closing, length, body)))
             return self._finish(now)
         answer = Answer(connection, request, translated)
         answer.start(ours, body, end)
