@@ -23,7 +23,7 @@ from hearth.core.ids import new_id
 from hearth.core.launch import Attachment, Handle, Limits, Network, SandboxSpec
 from hearth.drivers.bubblewrap import BubblewrapDriver
 from hearth.drivers.bubblewrap.kin import below, children
-from hearth.drivers.bubblewrap.uids import FIRST, Uids
+from hearth.drivers.common.uids import FIRST, Uids
 from hearth.drivers.process import ProcessDriver
 from hearth.drivers.remote import RemoteDriver
 from hearth.drivers.safe import SafeAttachingDriver, safe

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from hearth.core.launch import Limits
-from hearth.drivers.bubblewrap import slots
+from hearth.drivers.common import slots
 from tests.contract.driver_cases import Rig
 from tests.security.conftest import Languages, RigOf
 from tests.security.functions import Language, Running, become_hostile, opened
@@ -93,7 +93,7 @@ async def test_mounts_cannot_be_changed(
     """The filters refuse; where they were not, a function without capabilities could do nothing either."""
     programs = home.inner._machine.filters
     object.__setattr__(programs, "programs", programs.programs[:filters])
-    monkeypatch.setattr("hearth.drivers.bubblewrap.program.check_confined", lambda *_: None)
+    monkeypatch.setattr("hearth.drivers.common.program.check_confined", lambda *_: None)
     async with opened(home, python) as slot:
         await become_hostile(slot)
         seen = await slot.run(HELPERS + MOUNTS)

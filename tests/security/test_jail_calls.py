@@ -71,7 +71,7 @@ async def test_a_user_namespace_can_be_made_without_disable_userns(
         elsewhere("x86-64 numbers")
     shared = rig.inner._machine
     object.__setattr__(shared.filters, "programs", ())
-    monkeypatch.setattr("hearth.drivers.bubblewrap.program.check_confined", lambda *_: None)
+    monkeypatch.setattr("hearth.drivers.common.program.check_confined", lambda *_: None)
     attack = "print(json.dumps(call(272, 0x10000000)))"
     assert await told(rig, attack) in ("ENOSPC", "EUSERS")
     drop_options(monkeypatch, "--disable-userns")
@@ -81,7 +81,7 @@ async def test_a_user_namespace_can_be_made_without_disable_userns(
 async def test_forbidden_calls_succeed_without_filters(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     shared = rig.inner._machine
     object.__setattr__(shared.filters, "programs", ())
-    monkeypatch.setattr("hearth.drivers.bubblewrap.program.check_confined", lambda *_: None)
+    monkeypatch.setattr("hearth.drivers.common.program.check_confined", lambda *_: None)
     seen = await told(
         rig,
         "import socket as S\nprint(json.dumps([attempt(lambda: S.socket(16, S.SOCK_RAW, 12).close()), attempt(lambda: os.chmod('/tmp', 0o4777)) != 'x']))",

@@ -16,9 +16,10 @@ import pytest
 
 from hearth.core.errors import SandboxFailed
 from hearth.core.launch import Disk, Handle, Network
-from hearth.drivers.bubblewrap import argv, program, seccomp
+from hearth.drivers.bubblewrap import argv
 from hearth.drivers.bubblewrap import sandbox as sandbox_module
 from hearth.drivers.bubblewrap import spawn as spawn_module
+from hearth.drivers.common import program, seccomp
 from tests.contract.driver_cases import Rig, read_until, soon
 from tests.machine import elsewhere
 from tests.security.jail import drop_options

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from hearth.core.launch import Disk, Limits, Network
-from hearth.drivers.bubblewrap import program
 from hearth.drivers.bubblewrap.sandbox import Sandbox
+from hearth.drivers.common import program
 from tests.contract.driver_cases import read_until
 from tests.security.conftest import Languages, RigOf
 from tests.security.functions import opened

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from hearth.core.launch import Disk
-from hearth.drivers.bubblewrap import BubblewrapDriver, cgroup_tree, cgroups, mounts
+from hearth.drivers.bubblewrap import BubblewrapDriver, cgroup_tree, cgroups
+from hearth.drivers.common import mounts
 from hearth.drivers.safe import safe
 from tests.contract.driver_cases import Rig, assert_nothing_left, make_folders, reap_orphans
 

@@ -14,7 +14,7 @@ from hearth.core.errors import HearthError, InvalidInput, NotFound, SandboxFaile
 from hearth.core.ids import new_id
 from hearth.core.launch import Disk, Mount, Network, SandboxSpec
 from hearth.drivers.bubblewrap import machine
-from hearth.drivers.bubblewrap.sources import Sources, check_spec
+from hearth.drivers.common.sources import Sources, check_spec
 
 
 def fresh(kind: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hearth.core.errors import NoCapacity, StartupFailed
-from hearth.drivers.bubblewrap import uids
+from hearth.drivers.common import uids
 
 
 @pytest.fixture

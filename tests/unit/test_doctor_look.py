@@ -23,7 +23,7 @@ from hearth.core.errors import StartupFailed
 from hearth.core.finding import State, not_held, note, ok
 from hearth.core.launch import Probe
 from hearth.core.limits import DISK_FREE_MIN
-from hearth.drivers.bubblewrap import uids
+from hearth.drivers.common import uids
 from hearth.security import rootkey
 from hearth.store import look as database
 from hearth.store.migrate import newest

@@ -18,8 +18,9 @@ import pytest
 
 from hearth.core.errors import LimitUnenforceable, SandboxFailed
 from hearth.core.launch import Handle, Limits, Network
-from hearth.drivers.bubblewrap import cgroups, mounts
+from hearth.drivers.bubblewrap import cgroups
 from hearth.drivers.bubblewrap.kin import below
+from hearth.drivers.common import mounts
 from hearth.egress import own_rules
 from hearth.egress.inside import alone
 from tests.contract.driver_cases import Rig, read_until, soon

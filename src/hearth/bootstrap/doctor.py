@@ -19,7 +19,7 @@ from hearth.core.finding import Finding, not_held, note, ok
 from hearth.core.launch import LIMITS, Probe, Toolchain
 from hearth.core.settings import Settings
 from hearth.drivers.bubblewrap import needs
-from hearth.drivers.bubblewrap.disk import disks_of_builds
+from hearth.drivers.common.disk import disks_of_builds
 from hearth.drivers.process.driver import NOTHING_HELD
 from hearth.egress import machine, own_machine
 from hearth.security import rootkey

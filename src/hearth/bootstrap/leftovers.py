@@ -9,9 +9,10 @@ from pathlib import Path
 
 from hearth.config import environment, runtime_dir
 from hearth.core.finding import Finding, note, ok
-from hearth.drivers.bubblewrap import cgroup_tree, loop
+from hearth.drivers.bubblewrap import cgroup_tree
 from hearth.drivers.bubblewrap.cgroups import pids_of
-from hearth.drivers.bubblewrap.uids import left_locks
+from hearth.drivers.common import loop
+from hearth.drivers.common.uids import left_locks
 from hearth.egress import leftovers as networks
 from hearth.supervisor import rundir
 from hearth.supervisor.datadir import is_locked

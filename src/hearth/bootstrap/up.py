@@ -37,9 +37,7 @@ from hearth.telemetry.log import configure
 log = logging.getLogger(__name__)
 
 PLATFORM_USER = "hearth"
-_PLATFORM_UIDS = range(
-    1_946_091_520, 1_946_157_056
-)  # below the sandboxes' range; see drivers/bubblewrap/uids.py
+_PLATFORM_UIDS = range(1_946_091_520, 1_946_157_056)  # below the sandboxes' range; see drivers/common/uids.py
 _RESOLVER_UIDS = range(1_946_025_984, 1_946_091_520)  # as many, below those
 
 

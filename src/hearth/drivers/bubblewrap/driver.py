@@ -14,7 +14,7 @@ from hearth.core.launch import Attachment, Exit, Handle, Probe, SandboxSpec, Usa
 from hearth.drivers.bubblewrap.machine import Machine, open_machine
 from hearth.drivers.bubblewrap.probe import found_before, probe
 from hearth.drivers.bubblewrap.sandbox import Sandbox
-from hearth.drivers.bubblewrap.sources import check_spec
+from hearth.drivers.common.sources import check_spec
 from hearth.ports.egress import Networks
 
 _T = TypeVar("_T")

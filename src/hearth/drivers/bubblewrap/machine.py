@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hearth.core.errors import SandboxFailed, StartupFailed
-from hearth.drivers.bubblewrap import cgroup_tree, guard, mounts, seccomp
+from hearth.drivers.bubblewrap import cgroup_tree, guard
 from hearth.drivers.bubblewrap.cgroups import Groups
-from hearth.drivers.bubblewrap.disk import Disks
 from hearth.drivers.bubblewrap.leftovers import remove_leftovers
 from hearth.drivers.bubblewrap.needs import find_tools
 from hearth.drivers.bubblewrap.rundir import prepare_run_directory, remove_run_directory
-from hearth.drivers.bubblewrap.seccomp import Filters
-from hearth.drivers.bubblewrap.sources import Sources
-from hearth.drivers.bubblewrap.uids import OwnUid, Uids, take_block
+from hearth.drivers.common import mounts, seccomp
+from hearth.drivers.common.disk import Disks
+from hearth.drivers.common.seccomp import Filters
+from hearth.drivers.common.sources import Sources
+from hearth.drivers.common.uids import OwnUid, Uids, take_block
 from hearth.ports.egress import Networks
 
 # Certificates, the linker's cache and Debian's links from /usr/bin into /usr: nothing of this host's own settings.

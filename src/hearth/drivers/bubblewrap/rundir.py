@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from hearth.drivers.bubblewrap import slots
+from hearth.drivers.common import slots
 
 _SHIMS = "shims"
 

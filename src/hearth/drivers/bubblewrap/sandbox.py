@@ -17,14 +17,14 @@ from hearth.core.errors import LimitUnenforceable, SandboxFailed
 from hearth.core.launch import Attachment, Exit, Limits, Network, SandboxSpec, Usage
 from hearth.drivers.bubblewrap import argv, cgroups
 from hearth.drivers.bubblewrap.cgroups import Group
-from hearth.drivers.bubblewrap.disk import Mounted
-from hearth.drivers.bubblewrap.guestsock import GuestSocket
 from hearth.drivers.bubblewrap.machine import Machine
-from hearth.drivers.bubblewrap.slots import Slot
-from hearth.drivers.bubblewrap.sources import check_network
 from hearth.drivers.bubblewrap.spawn import Spawned, child_of, held_of, program_of, spawn
 from hearth.drivers.bubblewrap.status import exit_of
-from hearth.drivers.bubblewrap.watch import Watched, reap_orphans
+from hearth.drivers.common.disk import Mounted
+from hearth.drivers.common.guestsock import GuestSocket
+from hearth.drivers.common.slots import Slot
+from hearth.drivers.common.sources import check_network
+from hearth.drivers.common.watch import Watched, reap_orphans
 from hearth.ports.egress import NetHandle, Networks
 
 _RETRY = 0.002  # seconds between looks at a group that is emptying: v1 has no event for it

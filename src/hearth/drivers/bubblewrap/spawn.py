@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from hearth.core.errors import SandboxFailed
-from hearth.drivers.bubblewrap import argv, program
+from hearth.drivers.bubblewrap import argv
 from hearth.drivers.bubblewrap.status import Status
-from hearth.drivers.bubblewrap.watch import Watched, tail
+from hearth.drivers.common import program
+from hearth.drivers.common.watch import Watched, tail
 
 _LOOK = 0.001  # seconds between looks at a program that is about to start: no event tells of an exec
 

@@ -14,8 +14,8 @@ import re
 from pathlib import Path
 
 from hearth.core.errors import InvalidInput
-from hearth.drivers.bubblewrap import mounts
-from hearth.drivers.bubblewrap.mounts import NODEV, NOEXEC, NOSUID, RDONLY
+from hearth.drivers.common import mounts
+from hearth.drivers.common.mounts import NODEV, NOEXEC, NOSUID, RDONLY
 
 _SECRET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from hearth.core.errors import NoCapacity, SandboxFailed
 from hearth.core.finding import Finding, not_held, ok
 from hearth.core.launch import Disk
-from hearth.drivers.bubblewrap import loop, mounts, watch
-from hearth.drivers.bubblewrap.uids import Uids
+from hearth.drivers.common import loop, mounts, watch
+from hearth.drivers.common.uids import Uids
 from hearth.linux.commands import by_root, install
 
 _MKFS_TIMEOUT, _GONE_TIMEOUT = 60.0, 5.0

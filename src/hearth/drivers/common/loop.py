@@ -9,7 +9,7 @@ import struct
 import time
 from pathlib import Path
 
-from hearth.drivers.bubblewrap import mounts
+from hearth.drivers.common import mounts
 
 # include/uapi/linux/loop.h; LOOP_CONFIGURE is there since Linux 5.8
 _LOOP_CTL_GET_FREE, _LOOP_CTL_REMOVE, _LOOP_CONFIGURE, _LOOP_CLR_FD = 0x4C82, 0x4C81, 0x4C0A, 0x4C01

@@ -15,7 +15,7 @@ from pathlib import Path
 from hearth.core.errors import InvalidInput, NotFound, SandboxFailed
 from hearth.core.ids import is_id
 from hearth.core.launch import Mount, Network, SandboxSpec
-from hearth.drivers.bubblewrap import mounts
+from hearth.drivers.common import mounts
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@:=-]{0,199}\Z")
 _PART = r"[A-Za-z0-9_+@,=~-][A-Za-z0-9._+@,=~-]*|\.[A-Za-z0-9_][A-Za-z0-9._+@,=~-]*"

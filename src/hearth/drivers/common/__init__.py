@@ -1,0 +1,1 @@
+"""What more than one driver is made of: filters, mounts, slots, guest sockets, uids, disks. Knows no driver."""
