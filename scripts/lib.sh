@@ -96,3 +96,18 @@ need_promtool() { need_program prometheus /usr/bin/promtool; }
 
 # What docs/howto/behind-a-reverse-proxy.md is tried with.
 need_proxies() { need_program nginx /usr/sbin/nginx; need_program caddy /usr/bin/caddy; }
+
+# A Docker daemon and gVisor, for tests: Debian's, taken out of their packages without installing them, and the runtime images on a Debian
+# of debootstrap's. As root only: nobody else's daemon would do.
+need_docker() {
+  [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 0
+  need_packages debootstrap debian-archive-keyring libdevmapper1.02.1
+  need_program docker.io /usr/sbin/dockerd
+  need_program containerd /usr/bin/containerd
+  need_program containerd /usr/bin/containerd-shim-runc-v2
+  need_program runc /usr/sbin/runc
+  need_program tini /usr/bin/tini-static
+  need_program runsc /usr/bin/runsc
+  [ -e .venv/bin/docker-init ] || command -v docker-init >/dev/null || ln -s tini-static .venv/bin/docker-init
+  PATH=$PATH:/usr/sbin:/sbin .venv/bin/python -m tests.dockerd
+}

@@ -12,6 +12,7 @@ from functools import cache
 import pytest
 
 from hearth.drivers.bubblewrap.cgroup_tree import detect_own
+from tests import dockerd as daemons
 from tests.machine import elsewhere, judge
 from tests.patience import patient, set_factor
 
@@ -22,6 +23,11 @@ def _reason(item: pytest.Item) -> str | None:
             return "needs root"
         if shutil.which("bwrap") is None:
             return "needs bubblewrap"
+    if item.get_closest_marker("docker") is not None:
+        if os.geteuid() != 0:
+            return "needs root"
+        if lacking := daemons.missing():
+            return f"needs {lacking}"
     for marker in item.iter_markers("program"):
         if shutil.which(marker.args[0]) is None:
             return f"needs {marker.args[0]}"
@@ -41,6 +47,13 @@ def _index_answers() -> bool:
             return True
     except OSError:
         return False
+
+
+@pytest.fixture(scope="session")
+def dockerd() -> Generator[daemons.Dockerd]:
+    """A Docker daemon with the runtime images, of the tests' own; for tests that are marked `docker`."""
+    with daemons.running() as daemon:
+        yield daemon
 
 
 # Run by tests/user/run.py, as an ordinary user, in two halves.

@@ -24,10 +24,12 @@ from hearth.core.launch import Attachment, Handle, Limits, Network, SandboxSpec
 from hearth.drivers.bubblewrap import BubblewrapDriver
 from hearth.drivers.bubblewrap.kin import below, children
 from hearth.drivers.common.uids import FIRST, Uids
+from hearth.drivers.docker import DockerDriver
 from hearth.drivers.process import ProcessDriver
 from hearth.drivers.remote import RemoteDriver
 from hearth.drivers.safe import SafeAttachingDriver, safe
 from hearth.keeper.server import KeeperServer, Role
+from tests.dockerd import Dockerd
 from tests.patience import patient
 
 PYTHON = "/usr/bin/python3"
@@ -230,6 +232,32 @@ def assert_nothing_left(instance: str, uids: Uids, run: Path, data: Path) -> Non
 
 
 @contextlib.asynccontextmanager
+async def docker_rig(
+    tmp_path: Path, dockerd: Dockerd, instead: dict[str, Path] | None = None, **options: Any
+) -> AsyncIterator[Rig]:
+    """Containers of a daemon of the tests' own; root is needed."""
+    instance = "t" + secrets.token_hex(5)
+    run = Path(f"/run/hearth-docker-{instance}")
+    folders = {**make_folders(tmp_path / "data"), **(instead or {})}
+    driver = DockerDriver(
+        instance=instance, run=run, data=tmp_path / "data", folders=folders, socket=dockerd.socket, **options
+    )
+    with no_leaked_fds():
+        await driver.open()
+        try:
+            uids = driver._ready().uids
+            yield Rig(safe(driver, max_starts=8), folders, True, driver)
+            left = await driver.list_owned(None)
+        finally:
+            await driver.close()
+    assert not left, f"sandboxes left by the test: {left}"
+    assert not run.exists()
+    containers = (await dockerd.request("GET", "/containers/json", all="1")).json()
+    assert not [one["Names"] for one in containers if one["Labels"].get("hearth.instance") == instance]
+    assert_nothing_left(instance, uids, run, tmp_path)
+
+
+@contextlib.asynccontextmanager
 async def process_rig(tmp_path: Path) -> AsyncIterator[Rig]:
     folders = make_folders(tmp_path / "data")
     driver = ProcessDriver(run=tmp_path / "run", folders=folders)
@@ -262,7 +290,7 @@ async def remote_rig(tmp_path: Path, inner: Any) -> AsyncIterator[Rig]:
             shutil.rmtree(folder)
 
 
-Factory = Callable[[Path], AbstractAsyncContextManager[Rig]]
+Factory = Callable[..., AbstractAsyncContextManager[Rig]]
 
 
 @dataclass(frozen=True)
@@ -270,11 +298,13 @@ class Case:
     name: str
     make: Factory
     root: bool
+    docker: bool = False  # its factory is given a daemon too
 
 
 CASES: list[Case] = [
     Case("bubblewrap", bubblewrap_rig, root=True),
     Case("process", process_rig, root=False),
+    Case("docker", docker_rig, root=True, docker=True),
     Case("remote-bubblewrap", partial(remote_rig, inner=bubblewrap_rig), root=True),
     Case("remote-process", partial(remote_rig, inner=process_rig), root=False),
 ]

@@ -35,13 +35,18 @@ while True:
 
 @pytest.fixture(
     params=[
-        pytest.param(case, id=case.name, marks=[pytest.mark.root, pytest.mark.own] * case.root)
+        pytest.param(
+            case,
+            id=case.name,
+            marks=[pytest.mark.docker] if case.docker else [pytest.mark.root, pytest.mark.own] * case.root,
+        )
         for case in CASES
     ]
 )
 async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
     case: Case = request.param
-    async with case.make(tmp_path) as ready:
+    more = {"dockerd": request.getfixturevalue("dockerd")} if case.docker else {}
+    async with case.make(tmp_path, **more) as ready:
         yield ready
 
 

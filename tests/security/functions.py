@@ -138,7 +138,7 @@ class Running:
 
     @property
     def uid(self) -> int:
-        uid = self.rig.inner._find(self.handle)._uid
+        uid = self.rig.inner._table.find(self.handle)._uid
         assert isinstance(uid, int)
         return uid
 

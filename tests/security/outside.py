@@ -90,14 +90,14 @@ def problems(child: int, payload: int, uid: int) -> set[str]:
 
 def pids_of(rig: Rig, handle: Handle) -> tuple[int, int]:
     """(the sandbox's pid 1, its program)."""
-    child = rig.inner._find(handle)._child.pid
+    child = rig.inner._table.find(handle)._child.pid
     children = children_of(child)
     return child, children[0] if children else child
 
 
 async def look(rig: Rig, handle: Handle) -> set[str]:
     child, payload = pids_of(rig, handle)
-    return problems(child, payload, rig.inner._find(handle)._uid)
+    return problems(child, payload, rig.inner._table.find(handle)._uid)
 
 
 def held(pid: int) -> dict[str, float]:

@@ -104,7 +104,7 @@ async def test_mounts_cannot_be_changed(
 
 async def test_code_is_not_there_before_attach(home: Rig, python: Language) -> None:
     async with opened(home, python) as slot:
-        child = home.inner._find(slot.handle)._child.pid
+        child = home.inner._table.find(slot.handle)._child.pid
         assert list(Path(f"/proc/{child}/root/hearth/code").iterdir()) == []
         await become_hostile(slot)
         assert [path.name for path in Path(f"/proc/{child}/root/hearth/code").iterdir()] == ["handler.py"]
@@ -211,7 +211,7 @@ async def test_go_code_cannot_change_itself(languages: Languages, rig_of: RigOf)
 async def test_processes_outside_cannot_be_signalled(home: Rig, python: Language, evil: Running) -> None:
     async with opened(home, python) as other:
         await become_hostile(other)
-        sandbox = home.inner._find(other.handle)
+        sandbox = home.inner._table.find(other.handle)
         outside = [os.getpid(), sandbox._child.pid, sandbox._program.pid, sandbox._spawned.process.pid]
         outside = [pid for pid in outside if pid > 100]  # smaller numbers may be its own processes
         seen = await evil.run(

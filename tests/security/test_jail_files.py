@@ -98,7 +98,7 @@ async def test_nothing_can_arrive_after_attach(rig: Rig) -> None:
     handle = await rig.start("s = dial(); s.recv(1); import signal; signal.pause()")
     fd = await rig.driver.connect(handle, soon())
     await rig.attach(handle, rig.artifact())
-    sandbox = rig.inner._find(handle)
+    sandbox = rig.inner._table.find(handle)
     inside = Path(f"/proc/{sandbox._program.pid}/mountinfo").read_text()
     slot = [line for line in inside.splitlines() if " /hearth" in line]
     assert len(slot) >= 2

@@ -55,13 +55,13 @@ async def test_abstract_sockets_and_loopback_of_the_host_are_out_of_reach(rig: R
 @pytest.mark.uids
 async def test_another_uid_cannot_dial_and_the_socket_is_gone_after_one(rig: Rig) -> None:
     handle = await rig.start("s = dial(); print(os.path.exists(SLOT + '/guest.sock'), flush=True); s.recv(1)")
-    slot = rig.inner._find(handle)._slot.path
+    slot = rig.inner._table.find(handle)._slot.path
     fd = await rig.driver.connect(handle, soon())
     assert not (slot / "guest.sock").exists()
     os.close(fd)
     await rig.driver.stop(handle, 0)
     handle = await rig.start("time.sleep(100)")
-    path = rig.inner._find(handle)._slot.path / "guest.sock"
+    path = rig.inner._table.find(handle)._slot.path / "guest.sock"
     with socket.socket(socket.AF_UNIX) as intruder:  # root may connect, but has the wrong uid
         intruder.connect(str(path))
         assert await asyncio.to_thread(intruder.recv, 1) == b""
@@ -110,7 +110,7 @@ async def test_a_killed_bubblewrap_takes_its_sandbox_with_it(rig: Rig) -> None:
     handle = await rig.start("dial().sendall(b'up\\n'); time.sleep(1000)")
     fd = await rig.driver.connect(handle, soon())
     await read_until(fd, b"\n")
-    rig.inner._find(handle)._spawned.outer.signal(signal.SIGKILL)
+    rig.inner._table.find(handle)._spawned.outer.signal(signal.SIGKILL)
     ended = await asyncio.wait_for(rig.driver.wait(handle), patient(10))
     assert ended.signal == signal.SIGKILL
     assert await read_some(fd) == b""

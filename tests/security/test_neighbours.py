@@ -46,7 +46,7 @@ async def test_another_function_is_not_to_be_seen(home: Rig, python: Language, e
         await other.run("open('/tmp/mine', 'w').write('the-others-file')")
         assert "the-others-secret" in await other.run(EVERYTHING)  # it would be found
         seen = await evil.run(EVERYTHING)
-        slot_paths = [home.inner._find(one.handle)._slot.path for one in (waiting, other)]
+        slot_paths = [home.inner._table.find(one.handle)._slot.path for one in (waiting, other)]
         for word in ("the-others-secret", "the-others-token", "the-others-file", name, *map(str, slot_paths)):
             assert word not in seen, word
 
@@ -57,9 +57,9 @@ async def test_slots_and_folders_of_the_host_are_not_there_by_name(
     async with opened(home, python) as waiting, opened(home, python) as other:
         name = await other.attach(Limits())
         places = [
-            home.inner._find(waiting.handle)._slot.path,
-            home.inner._find(waiting.handle)._slot.path / "guest.sock",
-            home.inner._find(other.handle)._slot.path / "code",
+            home.inner._table.find(waiting.handle)._slot.path,
+            home.inner._table.find(waiting.handle)._slot.path / "guest.sock",
+            home.inner._table.find(other.handle)._slot.path / "code",
             home.folders["artifact"],
             home.folders["artifact"] / name,
             home.inner._run,

@@ -71,7 +71,7 @@ while s.recv(10):
 async def test_a_networked_slot_is_closed_until_attach_and_as_confined_as_others(networked: Rig) -> None:
     assert "network" in (await networked.driver.probe()).enforces
     handle = await networked.start(LOOK, networked=True)
-    link = networked.inner._find(handle)._net.link
+    link = networked.inner._table.find(handle)._net.link
     fd = await networked.driver.connect(handle, soon())
     await read_until(fd, b"up\n")
     assert await look(networked, handle) == set()
@@ -102,7 +102,7 @@ async def test_a_networked_build_and_a_slot_attached_with_none(networked: Rig) -
     await networked.driver.stop(handle, 0)
     slot, fd = await up(networked, networked=True)
     await networked.attach(slot, networked.artifact())
-    link = networked.inner._find(slot)._net.link
+    link = networked.inner._table.find(slot)._net.link
     assert Path(f"/sys/class/net/{link}/operstate").read_text().strip() == "down"
     os.close(fd)
     await networked.driver.stop(slot, 0)
@@ -110,7 +110,7 @@ async def test_a_networked_build_and_a_slot_attached_with_none(networked: Rig) -
 
 async def test_no_two_sandboxes_share_a_uid(rig: Rig) -> None:
     pairs = [await up(rig) for _ in range(3)]
-    assert len({rig.inner._find(handle)._uid for handle, _ in pairs}) == 3
+    assert len({rig.inner._table.find(handle)._uid for handle, _ in pairs}) == 3
     for handle, fd in pairs:
         os.close(fd)
         await rig.driver.stop(handle, 0)
@@ -172,7 +172,7 @@ async def test_leaving_out_what_is_done_before_bubblewrap_shows(
     monkeypatch.setattr(argv, "_JOIN", argv._JOIN.replace(part, instead))
     handle, fd = await up(rig)
     assert shows in await look(rig, handle)
-    os.kill(rig.inner._find(handle)._child.pid, signal.SIGKILL)  # its group may not hold it
+    os.kill(rig.inner._table.find(handle)._child.pid, signal.SIGKILL)  # its group may not hold it
     os.close(fd)
     await rig.driver.stop(handle, 0)
 
@@ -274,7 +274,7 @@ async def test_without_die_with_parent_a_sandbox_outlives_bubblewrap(
     """The negative control of test_jail's: here only the control group is left to end it."""
     drop_options(monkeypatch, "--die-with-parent")
     handle, fd = await up(rig)
-    sandbox = rig.inner._find(handle)
+    sandbox = rig.inner._table.find(handle)
     sandbox._spawned.outer.signal(signal.SIGKILL)
     await sandbox._spawned.outer.ended.wait()
     assert not sandbox._child.ended.is_set()

@@ -9,7 +9,9 @@ from dataclasses import replace
 import pytest
 
 from hearth.drivers.bubblewrap import argv, spawn
-from hearth.drivers.bubblewrap.status import Status, exit_of
+from hearth.drivers.bubblewrap.status import Status
+from hearth.drivers.common.ending import exit_of
+from hearth.drivers.common.etc import etc_files
 
 GOLDEN = [
     "--unshare-user",
@@ -141,8 +143,8 @@ def test_arguments_are_nul_terminated_and_a_nul_inside_is_refused() -> None:
 
 
 def test_etc_has_a_nameserver_only_with_a_network() -> None:
-    assert argv.etc_files(None, ())["/etc/resolv.conf"] == ""
-    files = argv.etc_files("10.1.2.3", (("index.example", "10.0.0.5"),))
+    assert etc_files(None, ())["/etc/resolv.conf"] == ""
+    files = etc_files("10.1.2.3", (("index.example", "10.0.0.5"),))
     assert files["/etc/resolv.conf"].startswith("nameserver 10.1.2.3\n")
     assert "10.0.0.5 index.example\n" in files["/etc/hosts"]
     assert "localhost fn" in files["/etc/hosts"]

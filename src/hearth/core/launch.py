@@ -106,6 +106,8 @@ class SandboxSpec:
         networked: make the (closed) network ahead, so that attach can open it.
         guest: the program will connect to /hearth/guest.sock; `Driver.connect` gives that connection.
         disk: writable space that is not memory, or None.
+        language: of the runtime, where the driver has an image for each; empty: any will do.
+        isolation_runtime: what runs it below the driver (``runsc``, ``kata``); empty: the driver's own choice.
     """
 
     id: str
@@ -119,6 +121,8 @@ class SandboxSpec:
     guest: bool = True
     disk: Disk | None = None
     workdir: str = "/tmp"
+    language: str = ""
+    isolation_runtime: str = ""
 
 
 @dataclass(frozen=True, slots=True)

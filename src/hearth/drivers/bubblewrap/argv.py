@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-INSIDE_UID = 1000
+from hearth.drivers.common.etc import INSIDE_UID
+
 SHM_BYTES = 16 << 20
 
 # Joins the control groups, is the first to be killed when the machine runs out of memory, then becomes its arguments.
@@ -162,27 +163,3 @@ def own_command(
         *(tools["sh"], "-c", _HOLD + _JOIN, "join", str(status_fd), str(open_files), *joins, "--"),
         *(tools["bwrap"], "--args", str(args_fd), "--", *payload),
     ]
-
-
-def etc_files(
-    resolver: str | None, hosts: tuple[tuple[str, str], ...], hostname: str = "fn"
-) -> dict[str, str]:
-    """The files of a made /etc.
-
-    Args:
-        resolver: nameserver's address, or None without a network: names then fail at once.
-        hosts: (name, address).
-    """
-    lines = [f"127.0.0.1 localhost {hostname}", "::1 localhost"]
-    lines += [f"{address} {name}" for name, address in hosts]
-    return {
-        "/etc/passwd": (
-            "root:x:0:0:root:/nonexistent:/usr/sbin/nologin\n"
-            f"fn:x:{INSIDE_UID}:{INSIDE_UID}:function:/tmp:/bin/sh\n"
-            "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
-        ),
-        "/etc/group": f"root:x:0:\nfn:x:{INSIDE_UID}:\nnogroup:x:65534:\n",
-        "/etc/hosts": "\n".join(lines) + "\n",
-        "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
-        "/etc/resolv.conf": f"nameserver {resolver}\noptions timeout:2 attempts:2\n" if resolver else "",
-    }

@@ -19,8 +19,9 @@ from hearth.drivers.bubblewrap import argv, cgroups
 from hearth.drivers.bubblewrap.cgroups import Group
 from hearth.drivers.bubblewrap.machine import Machine
 from hearth.drivers.bubblewrap.spawn import Spawned, child_of, held_of, program_of, spawn
-from hearth.drivers.bubblewrap.status import exit_of
 from hearth.drivers.common.disk import Mounted
+from hearth.drivers.common.ending import exit_of
+from hearth.drivers.common.etc import etc_files
 from hearth.drivers.common.guestsock import GuestSocket
 from hearth.drivers.common.slots import Slot
 from hearth.drivers.common.sources import check_network
@@ -81,7 +82,7 @@ class Sandbox:
             uid=None if own else self._uid,
             payload=spec.argv,
             tools=machine.tools,
-            etc=argv.etc_files(resolver, spec.network.hosts),
+            etc=etc_files(resolver, spec.network.hosts),
             filters=machine.filters.programs,
             held=networked,
         )

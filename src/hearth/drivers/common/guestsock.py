@@ -21,11 +21,12 @@ class GuestSocket:
     Args:
         path: where; below the slot's directory.
         uid, gid: who may connect.
+        instead: (uid, gid) of whom the kernel shows in its place, where something else dials for it.
     """
 
-    def __init__(self, path: Path, uid: int, gid: int) -> None:
+    def __init__(self, path: Path, uid: int, gid: int, instead: tuple[int, int] | None = None) -> None:
         self._path = path
-        self._peer = (uid, gid)
+        self._peer = instead or (uid, gid)
         self._loop = asyncio.get_running_loop()
         self._connected: asyncio.Future[socket.socket] = self._loop.create_future()
         self._listener: socket.socket | None = _listen(path, uid, gid)

@@ -13,7 +13,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-_ALLOWED = """
+ALLOWED = """
 accept accept4 access alarm arch_prctl bind brk cachestat capget capset chdir chmod chown clock_getres
 clock_gettime clock_nanosleep close close_range connect copy_file_range creat dup dup2 dup3 epoll_create
 epoll_create1 epoll_ctl epoll_pwait epoll_pwait2 epoll_wait eventfd eventfd2 execve execveat exit exit_group
@@ -43,7 +43,7 @@ timerfd_settime times tkill truncate umask uname unlink unlinkat utime utimensat
 write writev
 """
 
-_REFUSED = """
+REFUSED = """
 acct add_key bpf chroot clock_adjtime clock_settime delete_module fanotify_init fanotify_mark finit_module fsconfig
 fsmount fsopen fspick get_mempolicy init_module io_uring_enter io_uring_register io_uring_setup ioperm iopl
 kcmp kexec_file_load kexec_load keyctl lookup_dcookie mbind memfd_secret migrate_pages modify_ldt mount
@@ -53,14 +53,15 @@ request_key set_mempolicy set_mempolicy_home_node setdomainname sethostname setn
 umount2 unshare uselib userfaultfd vhangup vmsplice
 """
 
-_NEW_NAMESPACES = 0x7E020000
-_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK, _NETLINK_ROUTE = 1, 2, 10, 16, 0
-_WORD = 0xFFFFFFFF
-_S_IFMT, _S_IFIFO, _S_IFCHR, _S_IFBLK = 0o170000, 0o010000, 0o020000, 0o060000
-_S_ISUID, _S_ISGID = 0o4000, 0o2000
-_TERMINAL_TRICKS = (0x5412, 0x541C, 0x5423, 0x540E)  # TIOCSTI TIOCLINUX TIOCSETD TIOCSCTTY
-_PR_SET_PTRACER = 0x59616D61
-_SOL_SOCKET, _SO_LINGER = 1, 13
+NEW_NAMESPACES = 0x7E020000
+AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, NETLINK_ROUTE = 1, 2, 10, 16, 0
+WORD = 0xFFFFFFFF
+S_IFMT, S_IFIFO, S_IFCHR, S_IFBLK = 0o170000, 0o010000, 0o020000, 0o060000
+S_ISUID, S_ISGID = 0o4000, 0o2000
+CHMODS = (("chmod", 1), ("fchmod", 1), ("fchmodat", 2), ("fchmodat2", 2))  # (call, its mode's argument)
+TERMINAL_TRICKS = (0x5412, 0x541C, 0x5423, 0x540E)  # TIOCSTI TIOCLINUX TIOCSETD TIOCSCTTY
+PR_SET_PTRACER = 0x59616D61
+SOL_SOCKET, SO_LINGER = 1, 13
 _CTL_OPTIMIZE = 8  # libseccomp 2.5: a binary tree instead of a list; pyseccomp has no name for it
 
 
@@ -83,27 +84,27 @@ def _allow_list() -> bytes:
     rules.set_attr(sc.Attr.ACT_BADARCH, sc.KILL_PROCESS)
     with contextlib.suppress(OSError, ValueError):  # only speed; unknown to older libraries
         rules.set_attr(_CTL_OPTIMIZE, 2)
-    for name in _ALLOWED.split():
+    for name in ALLOWED.split():
         _add(rules, sc.ALLOW, name)
-    for name in _REFUSED.split():
+    for name in REFUSED.split():
         _add(rules, sc.ERRNO(errno.EPERM), name)
-    _add(rules, sc.ALLOW, "clone", sc.Arg(0, sc.MASKED_EQ, _NEW_NAMESPACES, 0))
-    for persona in (0, _WORD):
-        _add(rules, sc.ALLOW, "personality", sc.Arg(0, sc.MASKED_EQ, _WORD, persona))
-    for family in (_AF_UNIX, _AF_INET, _AF_INET6):
-        _add(rules, sc.ALLOW, "socket", sc.Arg(0, sc.MASKED_EQ, _WORD, family))
+    _add(rules, sc.ALLOW, "clone", sc.Arg(0, sc.MASKED_EQ, NEW_NAMESPACES, 0))
+    for persona in (0, WORD):
+        _add(rules, sc.ALLOW, "personality", sc.Arg(0, sc.MASKED_EQ, WORD, persona))
+    for family in (AF_UNIX, AF_INET, AF_INET6):
+        _add(rules, sc.ALLOW, "socket", sc.Arg(0, sc.MASKED_EQ, WORD, family))
     _add(
         rules,
         sc.ALLOW,
         "socket",
-        sc.Arg(0, sc.MASKED_EQ, _WORD, _AF_NETLINK),
-        sc.Arg(2, sc.MASKED_EQ, _WORD, _NETLINK_ROUTE),
+        sc.Arg(0, sc.MASKED_EQ, WORD, AF_NETLINK),
+        sc.Arg(2, sc.MASKED_EQ, WORD, NETLINK_ROUTE),
     )
-    _add(rules, sc.ALLOW, "socketpair", sc.Arg(0, sc.MASKED_EQ, _WORD, _AF_UNIX))
+    _add(rules, sc.ALLOW, "socketpair", sc.Arg(0, sc.MASKED_EQ, WORD, AF_UNIX))
     for name, argument in (("mknod", 1), ("mknodat", 2)):  # mkfifo, but no device
-        _add(rules, sc.ALLOW, name, sc.Arg(argument, sc.MASKED_EQ, _S_IFMT, _S_IFIFO))
-        for kind in (_S_IFCHR, _S_IFBLK):
-            _add(rules, sc.ERRNO(errno.EPERM), name, sc.Arg(argument, sc.MASKED_EQ, _S_IFMT, kind))
+        _add(rules, sc.ALLOW, name, sc.Arg(argument, sc.MASKED_EQ, S_IFMT, S_IFIFO))
+        for kind in (S_IFCHR, S_IFBLK):
+            _add(rules, sc.ERRNO(errno.EPERM), name, sc.Arg(argument, sc.MASKED_EQ, S_IFMT, kind))
     return _export(rules)
 
 
@@ -113,19 +114,19 @@ def _second() -> bytes:
     rules = sc.SyscallFilter(defaction=sc.ALLOW)
     rules.set_attr(sc.Attr.ACT_BADARCH, sc.KILL_PROCESS)
     refuse = sc.ERRNO(errno.EPERM)
-    for request in _TERMINAL_TRICKS:
-        _add(rules, refuse, "ioctl", sc.Arg(1, sc.MASKED_EQ, _WORD, request))
-    for name, argument in (("chmod", 1), ("fchmod", 1), ("fchmodat", 2), ("fchmodat2", 2)):
-        for bit in (_S_ISUID, _S_ISGID):
+    for request in TERMINAL_TRICKS:
+        _add(rules, refuse, "ioctl", sc.Arg(1, sc.MASKED_EQ, WORD, request))
+    for name, argument in CHMODS:
+        for bit in (S_ISUID, S_ISGID):
             _add(rules, refuse, name, sc.Arg(argument, sc.MASKED_EQ, bit, bit))
-    _add(rules, refuse, "prctl", sc.Arg(0, sc.MASKED_EQ, _WORD, _PR_SET_PTRACER))
+    _add(rules, refuse, "prctl", sc.Arg(0, sc.MASKED_EQ, WORD, PR_SET_PTRACER))
     # A socket that lingers, sent to a peer that closes it, stops that peer. Refused in silence: servers set it.
     _add(
         rules,
         sc.ERRNO(0),
         "setsockopt",
-        sc.Arg(1, sc.MASKED_EQ, _WORD, _SOL_SOCKET),
-        sc.Arg(2, sc.MASKED_EQ, _WORD, _SO_LINGER),
+        sc.Arg(1, sc.MASKED_EQ, WORD, SOL_SOCKET),
+        sc.Arg(2, sc.MASKED_EQ, WORD, SO_LINGER),
     )
     return _export(rules)
 

@@ -17,7 +17,7 @@ from hearth.core.errors import InvalidInput
 from hearth.drivers.common import mounts
 from hearth.drivers.common.mounts import NODEV, NOEXEC, NOSUID, RDONLY
 
-_SECRET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")
+SECRET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")
 
 
 def tmp_options(size: int, owner: tuple[int, int] | None = None) -> dict[str, str]:
@@ -122,7 +122,7 @@ class Slot:
         box = mounts.new_tmpfs(options, NOSUID | NODEV | NOEXEC)
         try:
             for name, value in secrets:
-                if _SECRET.match(name) is None:
+                if SECRET.match(name) is None:
                     raise InvalidInput(f"{name[:80]!r} can't be the name of a secret's file")
                 _write_secret(box, name, value, owner)
             mounts.set_attributes(box, RDONLY)
@@ -169,11 +169,11 @@ def _remove(path: Path) -> None:
             path.unlink()
 
 
-def open_root(root: Path) -> None:
+def open_root(root: Path, size: str = "4m") -> None:
     """Mount the slots' tmpfs. What an earlier keeper mounted at or below it is taken away first."""
     close_root(root)
     root.mkdir(parents=True, exist_ok=True)
-    mounts.mount_tmpfs(root, size="4m", mode="711")
+    mounts.mount_tmpfs(root, size=size, mode="711")
 
 
 def close_root(root: Path) -> None:
