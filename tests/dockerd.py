@@ -70,11 +70,24 @@ class Dockerd:
         command = [
             *("dockerd", "--config-file", where / "daemon.json", "--data-root", self._data),
             *("--exec-root", where / "exec", "--pidfile", where / "pid", "--host", f"unix://{self.socket}"),
-            *("--bridge", "none", "--iptables=false", "--ip-forward=false", "--ip-masq=false", "--group", str(os.getgid())),
+            *(
+                "--bridge",
+                "none",
+                "--iptables=false",
+                "--ip-forward=false",
+                "--ip-masq=false",
+                "--group",
+                str(os.getgid()),
+            ),
         ]
         with (where / "log").open("ab") as log:
             process = subprocess.Popen(
-                command, env={"PATH": PATH}, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command,
+                env={"PATH": PATH},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         self._wait(process)
         return process
@@ -123,7 +136,9 @@ class Dockerd:
     async def request(self, method: str, path: str, body: object = None, **query: str) -> httpx.Response:
         """Past the driver, as anybody else would."""
         transport = httpx.AsyncHTTPTransport(uds=str(self.socket))
-        async with httpx.AsyncClient(transport=transport, base_url="http://docker/v1.41", timeout=patient(60)) as client:
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://docker/v1.41", timeout=patient(60)
+        ) as client:
             return await client.request(method, path, json=body, params=query)
 
 
@@ -213,7 +228,14 @@ def _debootstrap(base: Path) -> None:
     print(f"» making a Debian {release} (once, some minutes)", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir=KEPT) as made:
         root = Path(made) / "root"
-        command = ["debootstrap", "--variant=minbase", "--include=ca-certificates", release, str(root), mirror]
+        command = [
+            "debootstrap",
+            "--variant=minbase",
+            "--include=ca-certificates",
+            release,
+            str(root),
+            mirror,
+        ]
         proxy = next((value for name, value in apt_settings() if name == "Acquire::http::Proxy"), None)
         environment = {**os.environ, **({"http_proxy": proxy} if proxy else {})}
         subprocess.run(command, stdout=subprocess.DEVNULL, env=environment, check=True)

@@ -225,10 +225,20 @@ def _unenforced(text: str) -> frozenset[str]:
     return names
 
 
-def _isolation(text: str) -> str:
-    if text == "docker":
-        raise InvalidInput("Docker isolation is not yet supported", hint="use auto or bubblewrap")
-    return _choice("auto", "bubblewrap", "process")(text)
+def _images(text: str) -> tuple[tuple[str, str], ...]:
+    pairs = [part.strip().partition("=") for part in text.split(",") if part.strip()]
+    for language, _, name in pairs:
+        if language not in LANGUAGES or not name.strip():
+            raise InvalidInput(
+                "it names no image of a language", hint=f"write LANGUAGE=NAME, with {', '.join(LANGUAGES)}"
+            )
+    return tuple((language, name.strip()) for language, _, name in pairs)
+
+
+def _isolation_runtime(text: str) -> str:
+    if ISOLATION_RUNTIME.fullmatch(text) is None:
+        raise InvalidInput("it is no name of a runtime", hint="use a name that docker knows, such as runsc")
+    return text
 
 
 def _url(text: str) -> str:
@@ -237,12 +247,16 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
+LANGUAGES = ("python", "node", "go")
 ENFORCEABLE = frozenset({"memory", "cpu", "pids", "tmp", "network"})
 
 _READERS: dict[str, Callable[[str], Any]] = {
     "data_dir": lambda text: Path(text).expanduser().absolute(),
     "port": _number(0, 65535),
-    "isolation": _isolation,
+    "isolation": _choice("auto", "bubblewrap", "docker", "process"),
+    "isolation_runtime": _isolation_runtime,
+    "docker_socket": lambda text: Path(text.removeprefix("unix://")).expanduser().absolute(),
+    "images": _images,
     "registration": _choice("open", "closed"),
     "public_url": _url,
     "key_file": lambda text: Path(text).expanduser().absolute(),
@@ -264,6 +278,7 @@ def settings_to_json(settings: Settings) -> dict[str, Any]:
     """For handing settings to a process of the platform."""
     data = dataclasses.asdict(settings)
     data["data_dir"] = str(settings.data_dir)
+    data["docker_socket"] = str(settings.docker_socket)
     data["key_file"] = None if settings.key_file is None else str(settings.key_file)
     data["allow_unenforced"] = sorted(settings.allow_unenforced)
     return data
@@ -273,6 +288,8 @@ def settings_from_json(data: dict[str, Any]) -> Settings:
     """The inverse of `settings_to_json`."""
     values = dict(data)
     values["data_dir"] = Path(values["data_dir"])
+    values["docker_socket"] = Path(values["docker_socket"])
+    values["images"] = tuple((language, name) for language, name in values["images"])
     values["key_file"] = None if values["key_file"] is None else Path(values["key_file"])
     values["trusted_proxies"] = tuple(values["trusted_proxies"])
     values["allow_unenforced"] = frozenset(values["allow_unenforced"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 
 from hearth.app.slot import Slot, Workshop
@@ -52,6 +52,7 @@ class Launcher:
         on_parts_gone: told of a version that must be built again.
         opener: opens secrets; needed where a version names some.
         networks: this machine can hold `internet`; where it can't, a function that has it by default gets none.
+        without: isolation runtimes with which it can't; the empty one is the platform's own.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Launcher:
         on_parts_gone: Callable[[Deployed], None] = lambda version: None,
         opener: Opener | None = None,
         networks: bool = True,
+        without: Set[str] = frozenset(),
     ) -> None:
         self._shop = workshop
         self._slots = slots
@@ -69,15 +71,18 @@ class Launcher:
         self._on_parts_gone = on_parts_gone
         self._opener = opener
         self._networks = networks
+        self._without = without
 
     def kind_of(self, version: Deployed) -> tuple[SlotKind, Toolchain] | None:
         """The kind of slot that a version needs, and its toolchain; None when that is gone."""
         toolchain = self._toolchain_of(version)
         if toolchain is None:
             return None
-        networked = self._networks and version.config.network == "internet"
-        name = version.config.runtime
-        return SlotKind(self._shop.driver.name, name, toolchain.version, networked), toolchain
+        config = version.config
+        below = config.isolation_runtime
+        networked = self._networks and below not in self._without and config.network == "internet"
+        driver = self._shop.driver.name
+        return SlotKind(driver, config.runtime, toolchain.version, networked, below), toolchain
 
     async def launch(self, version: Deployed) -> Slot:
         """A slot that has loaded this version.

@@ -156,6 +156,8 @@ async def open_slot(
         mounts=(*plan.mounts, *code),
         limits=Limits() if attachment is None else attachment.limits,
         networked=kind.networked,
+        language=kind.runtime,
+        isolation_runtime=kind.isolation_runtime,
     )
     row = SandboxRow(spec.id, spec.owner, kind.driver, "slot", "starting", None, None, shop.clock.now_ms())
     if row_first:

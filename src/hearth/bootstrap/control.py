@@ -49,7 +49,7 @@ from hearth.build.archive import unpack_upload
 from hearth.build.registries import read_registries
 from hearth.build.runner import Runner
 from hearth.build.shelf import Shelf
-from hearth.build.toolchains import Toolchains, machine_places
+from hearth.build.toolchains import Toolchains, places_of
 from hearth.bus.local import BusServer
 from hearth.core.launch import Probe
 from hearth.core.metrics import Sample
@@ -150,7 +150,7 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
             deps,
             [
                 functions_router(services),
-                versions_router(_traffic(context, store, services.views, blobs)),
+                versions_router(_traffic(context, probe, store, services.views, blobs)),
                 logs_router(LogViews(services.views, store, services.logs)),
                 secrets_router(secrets),
                 metrics_router(_metrics(context, workshop.figures, services.views)),
@@ -204,8 +204,10 @@ def _metrics(context: Context, builds: BuildFigures, views: FunctionViews) -> Me
     return MetricsServices(PrometheusPage(reader), StatsViews(views, reader))
 
 
-def _traffic(context: Context, store: Store, views: FunctionViews, blobs: LocalBlobs) -> Traffic:
-    shelf = Shelf(context.settings.data_dir / "toolchains", machine_places())
+def _traffic(
+    context: Context, probe: Probe, store: Store, views: FunctionViews, blobs: LocalBlobs
+) -> Traffic:
+    shelf = Shelf(context.settings.data_dir / "toolchains", places_of(probe))
 
     def whole(version: VersionRow) -> bool:
         built = version.artifact is not None and blobs.exists("artifact", version.artifact)
@@ -239,7 +241,7 @@ def _workshop(
         dict(settings.registry_env), context.extra["pip_conf"], context.extra["npmrc"]
     )
     folder = settings.data_dir / "toolchains"
-    toolchains = Toolchains(folder, registries, Path(uv.find_uv_bin()), machine_places())
+    toolchains = Toolchains(folder, registries, Path(uv.find_uv_bin()), places_of(probe))
     go = GoRuntime()
     runner = Runner(
         driver=driver,

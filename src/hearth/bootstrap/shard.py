@@ -29,7 +29,7 @@ from hearth.bootstrap import child
 from hearth.bootstrap.child import Context, RandomIds, SystemClock
 from hearth.bootstrap.parts import log_bounds, runtimes
 from hearth.build.shelf import Shelf
-from hearth.build.toolchains import machine_places
+from hearth.build.toolchains import places_of
 from hearth.bus.local import BusClient
 from hearth.core.errors import FunctionCrashed
 from hearth.core.launch import SlotKind, Toolchain
@@ -69,7 +69,8 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
         )
         await verifier.start()
         stack.push_async_callback(verifier.close)
-        shelf = Shelf(settings.data_dir / "toolchains", machine_places())
+        probe = await driver.probe()
+        shelf = Shelf(settings.data_dir / "toolchains", places_of(probe))
         await asyncio.to_thread(shelf.refresh)
 
         routes = Routes(store, store, bus, clock)
@@ -86,7 +87,6 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
             owner=context.owner,
         )
         slots = Slots(workshop, settings.slots, Room(settings.max_instances))
-        probe = await driver.probe()
         rebuild: list[Callable[[Deployed], None]] = []
         launcher = Launcher(
             workshop,
@@ -95,6 +95,7 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
             lambda version: rebuild[0](version),
             Vault([read_key(context.fds.pop("secrets"))]),
             "network" in probe.enforces or probe.driver == "process",
+            without_network(probe, settings.isolation_runtime),
         )
         starts = StartFigures(tuple(workshop.runtimes))
         launches = CountedLaunches(launcher, starts)

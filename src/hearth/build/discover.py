@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from hearth.core.launch import Mount, Toolchain
 OLDEST = {"python": (3, 11), "node": (18,), "go": (1, 21)}
 _RUN_TIMEOUT = 20.0
 _VERSION = re.compile(r"(?:Python |v|go)?(\d+(?:\.\d+){1,2})(?=\s|$)")
+IN_IMAGES = "toolchain of "
 _FETCHED = re.compile(r"(node|go)-(\d+(?:\.\d+)+)\Z")
 
 
@@ -29,12 +31,14 @@ class Places:
         own: the interpreter that runs Hearth.
         own_prefix: its prefix, without symbolic links.
         own_version: its version.
+        images: what images of containers have, in whose place the host's own is seen by nobody; None without containers.
     """
 
     system: Path
     own: Path
     own_prefix: Path
     own_version: str
+    images: tuple[Toolchain, ...] | None = None
 
 
 def version_key(version: str) -> tuple[int, ...]:
@@ -56,7 +60,7 @@ def pick(found: list[Toolchain], runtime: str, pin: str) -> Toolchain | None:
         fitting,
         key=lambda toolchain: (
             toolchain.mount is None,
-            toolchain.source == "system",
+            toolchain.source != "wheel",
             version_key(toolchain.version),
         ),
         default=None,
@@ -65,7 +69,19 @@ def pick(found: list[Toolchain], runtime: str, pin: str) -> Toolchain | None:
 
 def discover(places: Places, fetched: Path) -> list[Toolchain]:
     """All toolchains that are here now. Blocking: asks interpreters for their versions."""
+    if places.images is not None:
+        return [*places.images, *_fetched(fetched)]
     return [*_system(places.system), *_own(places), *_fetched(fetched)]
+
+
+def in_images(facts: Iterable[tuple[str, str]]) -> tuple[Toolchain, ...]:
+    """What a driver's probe tells of its images: (``toolchain of LANGUAGE``, ``runtime version path``)."""
+    found = []
+    for name, value in facts:
+        words = value.split(" ")
+        if name.startswith(IN_IMAGES) and len(words) == 3 and name.removeprefix(IN_IMAGES) == words[0]:
+            found.append(Toolchain(*words, source="image"))
+    return tuple(found)
 
 
 def _system(system: Path) -> list[Toolchain]:

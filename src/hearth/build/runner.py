@@ -114,6 +114,7 @@ class Runner:
             may=self._may,
             network=network,
             source=order.source,
+            language=order.toolchain.runtime,
         )
 
     async def _seed(self, mount: Mount, toolchain: Toolchain, log: Log) -> None:
@@ -139,6 +140,7 @@ class Runner:
                 disk=f"seed-{toolchain.runtime}",
                 may=may,
                 network=Network(),
+                language=toolchain.runtime,
             )
             staged = self._blobs.staging()
             try:

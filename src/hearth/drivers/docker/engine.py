@@ -19,7 +19,10 @@ import httpx
 from hearth.core.errors import SandboxFailed
 from hearth.linux.sockets import short_name
 
-NEWEST, OLDEST = (1, 41), (1, 40)  # what this was written against; below that, settings that are relied on are not known
+NEWEST, OLDEST = (
+    (1, 41),
+    (1, 40),
+)  # what this was written against; below that, settings that are relied on are not known
 _HEAD_MAX = 16 << 10  # bytes of an answer's head
 _CONNECTIONS = 64
 
@@ -68,7 +71,9 @@ class Engine:
         spoken = [_parsed(said.get(name, "")) for name in ("MinAPIVersion", "ApiVersion")]
         if spoken[1] < OLDEST:
             await self.close()
-            raise EngineRefused(400, f"its API is {said.get('ApiVersion')}; {OLDEST[0]}.{OLDEST[1]} or newer is needed")
+            raise EngineRefused(
+                400, f"its API is {said.get('ApiVersion')}; {OLDEST[0]}.{OLDEST[1]} or newer is needed"
+            )
         chosen = max(spoken[0], min(NEWEST, spoken[1]))
         self._version = f"{chosen[0]}.{chosen[1]}"
 
@@ -86,7 +91,7 @@ class Engine:
         body: Mapping[str, Any] | None = None,
         timeout: float | None = None,
         plain: bool = False,
-        **query: str | int,
+        query: Mapping[str, str] | None = None,
     ) -> Any:
         """One request; its JSON answer, or None where there is none.
 
@@ -105,7 +110,7 @@ class Engine:
             answer = await client.request(
                 method,
                 where,
-                params=query,
+                params=dict(query or {}),
                 json=body,
                 timeout=httpx.USE_CLIENT_DEFAULT if timeout is None else timeout,
             )
@@ -191,7 +196,8 @@ class Engine:
 
 def gone(path: Path, error: Exception) -> EngineGone:
     return EngineGone(
-        f"docker does not answer at {path}: {str(error) or type(error).__name__}", hint="is the docker service running?"
+        f"docker does not answer at {path}: {str(error) or type(error).__name__}",
+        hint="is the docker service running?",
     )
 
 
@@ -216,11 +222,16 @@ async def _read_head(sock: socket.socket) -> tuple[int, str]:
 async def _readable(sock: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(sock.fileno(), lambda: ready.done() or ready.set_result(None))
+    loop.add_reader(sock.fileno(), _done, ready)
     try:
         await ready
     finally:
         loop.remove_reader(sock.fileno())
+
+
+def _done(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
 
 
 def _message(content: bytes) -> str:

@@ -76,7 +76,9 @@ class Machine:
     def sees(self, pid: int, container: str) -> bool:
         """Whether that number is the container's first process here too, and not another's."""
         try:
-            return pid > 0 and container in Path(f"/proc/{pid}/cgroup").read_text() or self._is_its(pid, container)
+            return (pid > 0 and container in Path(f"/proc/{pid}/cgroup").read_text()) or self._is_its(
+                pid, container
+            )
         except OSError:
             return False
 
@@ -173,7 +175,9 @@ def check_daemon(info: dict[str, Any], runtime: str) -> None:
     """Raise StartupFailed where containers would not be what they must be."""
     options = " ".join(info.get("SecurityOptions") or ())
     if "name=seccomp" not in options:
-        raise StartupFailed("this docker filters no system calls", hint="its kernel or its build lacks seccomp")
+        raise StartupFailed(
+            "this docker filters no system calls", hint="its kernel or its build lacks seccomp"
+        )
     if "name=rootless" in options or "name=userns" in options:
         raise StartupFailed(
             "this docker maps user ids (rootless, or userns-remap), with which Hearth's containers have no uids of their own",
@@ -207,5 +211,3 @@ def _prepare(root: Path, mounted: bool, shims: Path | None, undo: ExitStack) -> 
     for path in (copy, *copy.rglob("*")):
         path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
     return copy
-
-

@@ -133,7 +133,9 @@ class MountedPlace:
         except OSError as error:
             if error.errno not in (errno.EBUSY, errno.EINVAL, errno.ENOSPC):
                 raise
-            raise LimitUnenforceable("/tmp holds more already than it shall", hint="give the function more /tmp") from error
+            raise LimitUnenforceable(
+                "/tmp holds more already than it shall", hint="give the function more /tmp"
+            ) from error
 
     def attach(self, artifact: str, secrets: Secrets, owner: Ids) -> None:
         self._slot.attach(self._sources.open("artifact", artifact), secrets, owner)
@@ -191,7 +193,8 @@ class CopiedPlace:
     def resize_tmp(self, size: int) -> None:
         if size != self._tmp:
             raise LimitUnenforceable(
-                "the size of /tmp can't be changed in a running container here", hint="leave out files.tmp, or run Hearth as root"
+                "the size of /tmp can't be changed in a running container here",
+                hint="leave out files.tmp, or run Hearth as root",
             )
 
     def attach(self, artifact: str, secrets: Secrets, owner: Ids) -> None:
@@ -206,7 +209,9 @@ class CopiedPlace:
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o444), "wb") as file:
                 file.write(value)
         try:
-            shutil.copytree(source, self.path / "code", symlinks=True, dirs_exist_ok=True, copy_function=_link)
+            shutil.copytree(
+                source, self.path / "code", symlinks=True, dirs_exist_ok=True, copy_function=_link
+            )
         except FileNotFoundError as error:
             raise NotFound(f"there is no artifact {artifact} on this node") from error
         self._sealed = True

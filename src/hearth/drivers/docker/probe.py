@@ -106,13 +106,17 @@ async def _identity(driver: _Driver, found: _Findings, gvisor: bool) -> None:
     filtered = status.get("Seccomp", "").strip() == "2" and status.get("NoNewPrivs", "").strip() == "1"
     found.add("seccomp", filtered or gvisor, "the kernel takes no seccomp filters")
     uid = (out.split() or [""])[-1]
-    found.add("uids", uid.isdigit() and uid not in ("0", str(os.getuid())), "a container has no uid of its own")
+    found.add(
+        "uids", uid.isdigit() and uid not in ("0", str(os.getuid())), "a container has no uid of its own"
+    )
 
 
 async def _memory(driver: _Driver, found: _Findings, gvisor: bool) -> None:
     limits = Limits(memory=(128 if gvisor else 24) * _MIB, tmp=256 * _MIB)
     ended, _ = await _run(driver, "dd if=/dev/zero of=/tmp/full bs=1M count=200 2>/dev/null", limits)
-    found.add("memory", ended.oom, "more memory could be used than was allowed (is the memory controller on?)")
+    found.add(
+        "memory", ended.oom, "more memory could be used than was allowed (is the memory controller on?)"
+    )
 
 
 async def _pids(driver: _Driver, found: _Findings, gvisor: bool) -> None:
@@ -122,7 +126,9 @@ async def _pids(driver: _Driver, found: _Findings, gvisor: bool) -> None:
 
 
 async def _tmp(driver: _Driver, found: _Findings, gvisor: bool) -> None:
-    ended, _ = await _run(driver, "dd if=/dev/zero of=/tmp/full bs=64k count=40 2>/dev/null", Limits(tmp=_MIB))
+    ended, _ = await _run(
+        driver, "dd if=/dev/zero of=/tmp/full bs=64k count=40 2>/dev/null", Limits(tmp=_MIB)
+    )
     found.add("tmp", ended.code == 1, "/tmp could be filled beyond its size")
 
 

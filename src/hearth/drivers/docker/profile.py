@@ -19,7 +19,11 @@ from hearth.drivers.common import seccomp as tables
 
 _ALLOW, _ERRNO, _KILL = "SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL_PROCESS"
 _MASKED = "SCMP_CMP_MASKED_EQ"
-_ARCHITECTURES = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64", "riscv64": "SCMP_ARCH_RISCV64"}
+_ARCHITECTURES = {
+    "x86_64": "SCMP_ARCH_X86_64",
+    "aarch64": "SCMP_ARCH_AARCH64",
+    "riscv64": "SCMP_ARCH_RISCV64",
+}
 _NUMBERS = 600  # system calls have lower numbers (include/uapi/asm-generic/unistd.h)
 _BY_ARGUMENT = ("ioctl", "prctl", "setsockopt", *(name for name, _ in tables.CHMODS))
 

@@ -56,7 +56,7 @@ class Sandbox:
         self._process: Watched | None = None  # the container's first, where it can be seen from here
         self._creating: asyncio.Task[str] | None = None
         self._net: NetHandle | None = None
-        self._attached = self._killed = self._oom = False
+        self._attached = self._oom = False
         self._removing, self._judging = asyncio.Lock(), asyncio.Lock()
         self._kill_at = float("inf")
         self._kill_changed = asyncio.Event()
@@ -131,7 +131,7 @@ class Sandbox:
         engine, name = self._machine.engine, f"hearth-{self._machine.instance}-{self.spec.id}"
         for attempt in range(3):
             try:
-                made = await engine.request("POST", "/containers/create", body=config, name=name)
+                made = await engine.request("POST", "/containers/create", body=config, query={"name": name})
                 return str(made["Id"])
             except EngineGone:
                 if attempt == 2:
@@ -143,7 +143,8 @@ class Sandbox:
             except EngineRefused as error:
                 if error.status == 404 and "image" in error.message.lower():
                     raise SandboxFailed(
-                        f"there is no image {config['Image']} for containers", hint="make it: hearth images build"
+                        f"there is no image {config['Image']} for containers",
+                        hint="make it: hearth images build",
                     ) from error
                 if error.status != 409 or attempt == 2:
                     raise
@@ -162,7 +163,10 @@ class Sandbox:
                 raise
             return None
         labels = found["Config"].get("Labels") or {}
-        ours = (labels.get(container.INSTANCE), labels.get(container.SANDBOX)) == (self._machine.instance, self.spec.id)
+        ours = (labels.get(container.INSTANCE), labels.get(container.SANDBOX)) == (
+            self._machine.instance,
+            self.spec.id,
+        )
         return str(found["Id"]) if ours else None
 
     async def _look(self) -> int:
@@ -172,7 +176,9 @@ class Sandbox:
         assert uid is not None
         if not self._machine.sees(pid, self.container):
             if self.spec.networked:
-                raise LimitUnenforceable("containers' processes can't be seen from here", hint="use network: none")
+                raise LimitUnenforceable(
+                    "containers' processes can't be seen from here", hint="use network: none"
+                )
             return 0
         try:
             self._process = Watched(pid)
@@ -217,7 +223,8 @@ class Sandbox:
             await self._machine.engine.request("POST", f"/containers/{self.container}/update", body=new)
         except EngineRefused as error:
             raise LimitUnenforceable(
-                f"the container's limits can't be changed: {error.message}", hint="give the function more memory"
+                f"the container's limits can't be changed: {error.message}",
+                hint="give the function more memory",
             ) from error
 
     async def _open_network(self, network: Network) -> None:
@@ -243,7 +250,7 @@ class Sandbox:
         if self.exit.done():
             return Usage(0, self._last.memory_peak, self._last.cpu_seconds, 0, int(self.exit.result().oom))
         path = f"/containers/{self.container}/stats"
-        found = await self._machine.engine.request("GET", path, stream="false", **{"one-shot": "true"})
+        found = await self._machine.engine.request("GET", path, query={"stream": "false", "one-shot": "true"})
         self._last = usage_of(found, self._last)
         return self._last
 
@@ -299,7 +306,7 @@ class Sandbox:
         if not self.exit.done() and self.container and grace > 0:
             with contextlib.suppress(SandboxFailed):  # it has ended, or nobody is there to ask
                 path = f"/containers/{self.container}/kill"
-                await self._machine.engine.request("POST", path, signal="SIGTERM")
+                await self._machine.engine.request("POST", path, query={"signal": "SIGTERM"})
             await self._wait_for_exit(grace)
         await self.remove()
         return self.exit.result()
@@ -334,7 +341,9 @@ class Sandbox:
             except EngineGone:
                 await self._kill_without_daemon()  # its record goes when the daemon is back
         if not self.exit.done():
-            await self._end(Exit(None, int(signal.SIGKILL), False, "killed" if self.container else "it was never started"))
+            await self._end(
+                Exit(None, int(signal.SIGKILL), False, "killed" if self.container else "it was never started")
+            )
         if self._net is not None and self._machine.networks is not None:
             await self._machine.networks.close(self._net)
             self._net = None
@@ -354,11 +363,9 @@ class Sandbox:
 
     async def _kill(self) -> None:
         """End it, and learn how it ended."""
-        engine, path = self._machine.engine, f"/containers/{self.container}"
         if not self.exit.done():
-            self._killed = True
+            path = f"/containers/{self.container}"
             try:
-                await engine.request("POST", f"{path}/kill", signal="SIGKILL")
                 await self._until_dead(path)
             except EngineRefused as error:
                 if error.status not in (404, 409):  # it is gone, or does not run
@@ -367,34 +374,42 @@ class Sandbox:
 
     async def _until_dead(self, path: str) -> None:
         """The daemon tells of an end only when it has got rid of what was printed: where nobody reads that, it is let go."""
-        asked = self._machine.engine.request("POST", f"{path}/wait", condition="not-running", timeout=_KILL_LIMIT)
-        waiting = asyncio.ensure_future(asked)
+        killing = asyncio.ensure_future(self._kill_and_wait(path))
         try:
-            await asyncio.wait((waiting,), timeout=_UNREAD)
-            if not waiting.done() and self._streams is not None:
+            await asyncio.wait((killing,), timeout=_UNREAD)
+            if not killing.done() and self._streams is not None:
                 self._streams.broken()
-            await waiting
+            await killing
         finally:
-            waiting.cancel()
+            killing.cancel()
+
+    async def _kill_and_wait(self, path: str) -> None:
+        engine = self._machine.engine
+        await engine.request("POST", f"{path}/kill", query={"signal": "SIGKILL"})
+        await engine.request("POST", f"{path}/wait", query={"condition": "not-running"}, timeout=_KILL_LIMIT)
 
     async def _remove_container(self) -> None:
         for attempt in range(_REMOVE_TRIES):
             try:
-                await self._machine.engine.request("DELETE", f"/containers/{self.container}", force="1", v="1")
+                await self._machine.engine.request(
+                    "DELETE", f"/containers/{self.container}", query={"force": "1", "v": "1"}
+                )
             except EngineRefused as error:
                 if error.status == 404:
                     return
                 if attempt == _REMOVE_TRIES - 1:
                     raise
-                await asyncio.sleep(_REMOVE_PAUSE)  # it is being removed already, or its mounts are still busy
+                await asyncio.sleep(
+                    _REMOVE_PAUSE
+                )  # it is being removed already, or its mounts are still busy
             else:
                 return
 
     async def _kill_without_daemon(self) -> None:
         if self._process is None:
-            raise SandboxFailed("docker does not answer, and the container's processes can't be seen from here")
+            raise SandboxFailed(
+                "docker does not answer, and the container's processes can't be seen from here"
+            )
         self._process.signal(signal.SIGKILL)
         async with asyncio.timeout(_KILL_LIMIT):
             await self._process.ended.wait()
-
-

@@ -46,7 +46,9 @@ class Streams:
             head = await self._exactly(_HEAD)
             part = await self._exactly(int.from_bytes(head[4:8], "big")) if head else b""
             if not head:
-                return said[2].decode("utf-8", "replace").strip() or said[1].decode("utf-8", "replace").strip()
+                return (
+                    said[2].decode("utf-8", "replace").strip() or said[1].decode("utf-8", "replace").strip()
+                )
             said[head[0] if head[0] in said else 2] += part
         return said[1].decode("utf-8", "replace").strip()
 
@@ -129,7 +131,9 @@ class Streams:
             moved = len(self._sock.recv(min(self._left, _CHUNK)))
         else:
             try:
-                moved = os.splice(self._sock.fileno(), pipe, min(self._left, _CHUNK), flags=os.SPLICE_F_NONBLOCK)
+                moved = os.splice(
+                    self._sock.fileno(), pipe, min(self._left, _CHUNK), flags=os.SPLICE_F_NONBLOCK
+                )
             except BrokenPipeError:
                 os.close(self._writers.pop(self._target))
                 return True

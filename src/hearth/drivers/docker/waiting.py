@@ -29,4 +29,3 @@ class Back:
                         pause = min(2 * pause, _PAUSE_MAX)
         except TimeoutError as error:
             raise EngineGone("docker does not answer", hint="is the docker service running?") from error
-
