@@ -12,6 +12,7 @@ from typing import Any
 
 from hearth.core import limits
 from hearth.core.errors import InvalidInput
+from hearth.core.names import ISOLATION_RUNTIME
 from hearth.core.settings import SETTINGS, Settings
 
 

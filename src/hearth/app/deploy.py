@@ -21,7 +21,7 @@ from hearth.core.errors import (
     TooLarge,
 )
 from hearth.core.function import FunctionConfig
-from hearth.core.launch import Probe
+from hearth.core.launch import Probe, without_network
 from hearth.core.names import check_function
 from hearth.core.permissions import Action, Principal, Resource
 from hearth.core.records import FunctionRow, VersionRow
@@ -70,10 +70,22 @@ def check_limits(config: FunctionConfig, probe: Probe, allowed: Set[str]) -> tup
         LimitUnenforceable: one that is written down can't be held.
     """
     missing = {found.name: found.line for found in probe.missing}
+    _check_runtime(config, probe)
+    without = config.isolation_runtime in without_network(probe)
     asked = {name for name in config.written if not (name == "network" and config.network == "none")}
     warnings = []
     for name in ("memory", "cpu", "tmp", "network"):
-        if name in probe.enforces or (name == "network" and config.network == "none"):
+        if name == "network" and (config.network == "none" or (without and name not in asked)):
+            if config.network != "none":
+                warnings.append(f"network: with {config.isolation_runtime} the function gets no network")
+            continue
+        if name == "network" and without:
+            raise LimitUnenforceable(
+                f"with isolation_runtime {config.isolation_runtime} a function has no network",
+                hint="write network: none",
+                details={"limit": name},
+            )
+        if name in probe.enforces:
             continue
         why = f": {missing[name]}" if name in missing else ""
         if name in asked and name not in allowed:
@@ -85,6 +97,19 @@ def check_limits(config: FunctionConfig, probe: Probe, allowed: Set[str]) -> tup
         said = "the function gets no network" if name == "network" else "the limit is not held"
         warnings.append(f"{name}: {said} on this machine{why}")
     return tuple(warnings)
+
+
+def _check_runtime(config: FunctionConfig, probe: Probe) -> None:
+    """Raise LimitUnenforceable where the isolation runtime that a function names isn't there."""
+    wanted, facts = config.isolation_runtime, dict(probe.facts)
+    here = facts.get("isolation runtimes", "").split()
+    if wanted and wanted not in here:
+        said = f"it has {', '.join(here)}" if here else f"it isolates by {probe.driver}"
+        raise LimitUnenforceable(
+            f"this machine has no isolation runtime {wanted!r} ({said})",
+            hint="take isolation_runtime out of function.yaml, or ask the operator",
+            details={"limit": "isolation_runtime"},
+        )
 
 
 class Deploys:

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import NoReturn
 
 import hearth
-from hearth.bootstrap import leftovers, trial
+from hearth.bootstrap import isolation, leftovers, trial
 from hearth.build import look as toolchains
 from hearth.build.toolchains import machine_places
 from hearth.core import disk
@@ -51,7 +51,7 @@ def examine(settings: Settings) -> list[Finding]:
     version = ".".join(str(part) for part in sys.version_info[:3])
     return [
         ok("hearth", f"{hearth.__version__} on Python {version} ({sys.executable})"),
-        *(_isolation(place, python) if settings.isolation != "process" else (NOTHING_HELD,)),
+        *_isolation(settings, place, python),
         *languages,
         *_platform(settings, place),
     ]
@@ -61,7 +61,22 @@ def _end(*_: int | FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _isolation(place: Place, python: Toolchain | None) -> list[Finding]:
+def _isolation(settings: Settings, place: Place, python: Toolchain | None) -> list[Finding]:
+    if settings.isolation == "process":
+        return [NOTHING_HELD]
+    return _docker(settings, place) if settings.isolation == "docker" else _bubblewrap(place, python)
+
+
+def _docker(settings: Settings, place: Place) -> list[Finding]:
+    """Looked at, and tried by containers of a driver of its own, which it removes again."""
+    needed = isolation.docker_findings(settings)
+    if not all(finding.holds for finding in needed):
+        return [*needed, note(trial.NAME, "not tried: what is needed comes first")]
+    probe, found = trial.docker_tried(settings)
+    return [*needed, *(_limits(probe, place) if probe is not None else ()), *found]
+
+
+def _bubblewrap(place: Place, python: Toolchain | None) -> list[Finding]:
     root = os.geteuid() == 0
     needed = needs.findings(root)
     parts = [*machine.network_findings(), *machine.firewalls()] if root else own_machine.network_findings()

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from hearth.core.errors import StartupFailed
-from hearth.core.finding import State
+from hearth.core.finding import Finding, State
 from hearth.core.launch import Probe
-from hearth.drivers.bubblewrap import BubblewrapDriver
+from hearth.core.settings import Settings
+from hearth.drivers.bubblewrap import BubblewrapDriver, needs
+from hearth.drivers.docker import DockerDriver
+from hearth.drivers.docker import needs as docker_needs
 from hearth.egress import claim
 from hearth.egress.networks import HostNetworks
 from hearth.egress.own_networks import OwnNetworks
@@ -39,6 +43,70 @@ async def open_networks(
     stack.push_async_callback(networks.stop)  # also of a start that is cancelled half-way
     await networks.start()
     return networks
+
+
+def chosen(settings: Settings) -> Settings:
+    """With ``auto`` decided: bubblewrap where this machine can enforce it, else Docker where a daemon answers.
+
+    Raises StartupFailed: functions can't be isolated here; says what is missing.
+    """
+    root = os.geteuid() == 0
+    if settings.isolation == "auto":
+        held = all(finding.holds for finding in needs.findings(root))
+        docker = not held and docker_needs.answers(settings.docker_socket)
+        settings = replace(settings, isolation="docker" if docker else "bubblewrap")
+    if settings.isolation == "docker":
+        for finding in docker_findings(settings):
+            if not finding.holds:
+                raise finding.error("functions can't be isolated by docker: ")
+    elif settings.isolation == "bubblewrap":
+        needs.check(root)
+    return settings
+
+
+def docker_findings(settings: Settings) -> list[Finding]:
+    """What containers need, and what of it is here."""
+    return docker_needs.findings(settings.docker_socket, settings.isolation_runtime, dict(settings.images))
+
+
+def docker_run(instance: str) -> Path:
+    """Where the slots of containers are: the daemon sees that too, unlike the platform's own run directory."""
+    return Path(f"/run/hearth-docker-{instance}")
+
+
+async def open_docker(
+    stack: AsyncExitStack,
+    settings: Settings,
+    *,
+    instance: str,
+    folders: Mapping[str, Path],
+    prefixes: tuple[str, ...],
+    networks: HostNetworks | OwnNetworks | None,
+    max_sandboxes: int,
+) -> DockerDriver:
+    """A Docker driver that has tried itself, until the stack unwinds.
+
+    Raises StartupFailed: no container can be made here.
+    """
+    driver = DockerDriver(
+        instance=instance,
+        run=docker_run(instance),
+        data=settings.data_dir,
+        folders=folders,
+        prefixes=prefixes,
+        networks=networks,
+        max_sandboxes=max_sandboxes,
+        socket=settings.docker_socket,
+        images=dict(settings.images),
+        runtime=settings.isolation_runtime,
+    )
+    await driver.open()
+    stack.push_async_callback(driver.close)
+    probe = await driver.probe()
+    for finding in probe.missing:
+        if finding.state is State.REFUSED:
+            raise finding.error("functions can't be isolated by docker: ")
+    return driver
 
 
 async def open_bubblewrap(

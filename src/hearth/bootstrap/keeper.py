@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -15,6 +16,7 @@ from hearth.bootstrap.child import Context
 from hearth.core.finding import warnings_of
 from hearth.core.launch import LIMITS, Probe
 from hearth.core.settings import Settings
+from hearth.drivers.docker.machine import enter_mounts_of
 from hearth.drivers.process import ProcessDriver
 from hearth.drivers.safe import safe
 from hearth.egress.networks import HostNetworks
@@ -39,13 +41,21 @@ def folders(data_dir: Path) -> dict[str, Path]:
 
 async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopping: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
+        sockets, rooted = context.run_dir, os.geteuid() == 0
+        if context.settings.isolation == "docker" and rooted:
+            # What is mounted for containers must be seen by the daemon, so this process goes to where that is; its sockets are for
+            # the platform, in whose mount namespace the run directory stays within reach by a descriptor. Before any thread.
+            folder = os.open(context.run_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, folder)
+            sockets = Path(f"/proc/self/fd/{folder}")
+            enter_mounts_of(context.settings.docker_socket)
         networks: HostNetworks | OwnNetworks | None = None
-        if context.settings.isolation != "process":
+        if context.settings.isolation == "bubblewrap" or (context.settings.isolation == "docker" and rooted):
             networks = await isolation.open_networks(context.instance, stack)
         driver = await _driver(context, networks, stack)
         server = KeeperServer(safe(driver), networks)
-        server.listen(context.keeper_socket, context.uid, Role.PLATFORM)
-        server.listen(context.resolver_socket, context.extra["resolver_uid"], Role.RESOLVER)
+        server.listen(sockets / context.keeper_socket.name, context.uid, Role.PLATFORM)
+        server.listen(sockets / context.resolver_socket.name, context.extra["resolver_uid"], Role.RESOLVER)
         stack.push_async_callback(server.close)
         probe = await driver.probe()
         ready({**_facts(probe, networks), "probe": probe_to_data(probe)})
@@ -56,6 +66,16 @@ async def _driver(
     context: Context, networks: HostNetworks | OwnNetworks | None, stack: AsyncExitStack
 ) -> Driver:
     settings = context.settings
+    if settings.isolation == "docker":
+        return await isolation.open_docker(
+            stack,
+            settings,
+            instance=context.instance,
+            folders=folders(settings.data_dir),
+            prefixes=tuple(context.extra["prefixes"]),
+            networks=networks,
+            max_sandboxes=_room(settings),
+        )
     if networks is None:
         process = ProcessDriver(
             run=context.run_dir / "slots",

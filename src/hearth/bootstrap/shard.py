@@ -32,7 +32,7 @@ from hearth.build.shelf import Shelf
 from hearth.build.toolchains import places_of
 from hearth.bus.local import BusClient
 from hearth.core.errors import FunctionCrashed
-from hearth.core.launch import SlotKind, Toolchain
+from hearth.core.launch import SlotKind, Toolchain, without_network
 from hearth.core.routing import Deployed
 from hearth.drivers.remote import RemoteDriver
 from hearth.gateway.door import Door

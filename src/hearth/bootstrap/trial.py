@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import AsyncExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from hearth.bootstrap import isolation
 from hearth.core.errors import HearthError
 from hearth.core.finding import Finding, State, found_by, not_held, refused
 from hearth.core.launch import Mount, Probe, Toolchain
+from hearth.core.settings import Settings
 from hearth.drivers.bubblewrap import cgroup_tree
 from hearth.drivers.bubblewrap.leftovers import remove_leftovers
 from hearth.drivers.bubblewrap.probe import runs
@@ -74,6 +75,27 @@ def tried(python: Toolchain | None, folder: Path | None) -> tuple[Probe | None, 
             group.leave()
     findings = [Finding(**{**data, "state": State(data["state"])}) for data in told["findings"]]
     return probe_from_data(told["probe"]) if "probe" in told else None, findings
+
+
+def docker_tried(settings: Settings) -> tuple[Probe | None, list[Finding]]:
+    """Try a Docker daemon's containers; what holds, or why not. Without networks: those are the same as bubblewrap's."""
+    instance = f"doctor-{secrets.token_hex(4)}"
+    work = Path(tempfile.mkdtemp(prefix=f"hearth-{instance}-"))
+    try:
+        return asyncio.run(_try_docker(replace(settings, data_dir=work), instance)), []
+    except HearthError as error:
+        return None, [found_by(error, NAME, State.REFUSED)]
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+async def _try_docker(settings: Settings, instance: str) -> Probe:
+    async with AsyncExitStack() as stack:
+        networks = await isolation.open_networks(instance, stack) if os.geteuid() == 0 else None
+        driver = await isolation.open_docker(
+            stack, settings, instance=instance, folders={}, prefixes=(), networks=networks, max_sandboxes=4
+        )
+        return await driver.probe()
 
 
 def _run(config: dict[str, Any]) -> dict[str, Any]:

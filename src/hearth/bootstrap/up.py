@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import hearth
+from hearth.bootstrap import isolation
 from hearth.build.registries import read_registries
 from hearth.config import environment, is_loopback, registry_files, runtime_dir, settings_to_json
 from hearth.core.errors import StartupFailed
 from hearth.core.settings import Settings
-from hearth.drivers.bubblewrap import needs
 from hearth.linux.userns import OWN_NAMESPACES
 from hearth.security.rootkey import RootKey, load_root_key
 from hearth.security.vault import key_descriptor
@@ -49,8 +49,7 @@ def run(settings: Settings) -> None:
     """
     configure("supervisor", settings.log_level)
     root = os.geteuid() == 0
-    if settings.isolation != "process":
-        needs.check(root)
+    settings = isolation.chosen(settings)
     with ExitStack() as stack:
         log.info("starting on %s", settings.data_dir)  # it may be a while until there is more to say
         data = DataDir(settings.data_dir)
@@ -191,7 +190,7 @@ def _specs(
             {"prefixes": prefixes, "resolver_uid": resolver},
             {},
             runs_as=None,
-            arguments=(OWN_NAMESPACES,) if settings.isolation != "process" else (),
+            arguments=(OWN_NAMESPACES,) if settings.isolation == "bubblewrap" else (),
         ),
         spec("control", "control", 1, {"setup_token": setup_token, **files}, {"key": key_fd}),
         spec("resolver", "resolver", 1, {}, {}, runs_as=(resolver, resolver)),
@@ -233,14 +232,14 @@ def _dropped(uid: int, gid: int) -> tuple[str, ...]:
 
 
 def _announce(settings: Settings, said: dict[str, dict[str, Any]], setup_token: str | None) -> None:
-    isolation = said["keeper"]
+    held = said["keeper"]
     lines = [
         f"Hearth {hearth.__version__}",
         f"  URL        {settings.public_url}",
-        f"  Isolation  {isolation['isolation']}",
+        f"  Isolation  {held['isolation']}",
         f"  Data       {settings.data_dir}",
     ]
-    lines += [f"  Warning    {warning}" for warning in isolation["warnings"]]
+    lines += [f"  Warning    {warning}" for warning in held["warnings"]]
     if setup_token is not None and said["control"]["first_user"]:
         lines.append(f"  Set-up     the first account needs this token: {setup_token}")
     lines.append("Ready.")

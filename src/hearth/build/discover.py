@@ -80,7 +80,7 @@ def in_images(facts: Iterable[tuple[str, str]]) -> tuple[Toolchain, ...]:
     for name, value in facts:
         words = value.split(" ")
         if name.startswith(IN_IMAGES) and len(words) == 3 and name.removeprefix(IN_IMAGES) == words[0]:
-            found.append(Toolchain(*words, source="image"))
+            found.append(Toolchain(words[0], words[1], words[2], source="image"))
     return tuple(found)
 
 

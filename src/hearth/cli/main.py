@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "up": "up:up",
     "doctor": "doctor:doctor",
+    "images": "images:images",
     "register": "accounts:register",
     "login": "accounts:login",
     "logout": "accounts:logout",

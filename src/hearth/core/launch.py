@@ -171,6 +171,21 @@ class Probe:
     facts: tuple[tuple[str, str], ...] = ()  # such as ("cgroup", "v1")
 
 
+WITHOUT_NETWORK = "isolation runtimes without network"
+"""The fact of a probe that names them, with spaces between."""
+
+
+def without_network(probe: Probe, default: str = "") -> frozenset[str]:
+    """Isolation runtimes with which a sandbox can have no network here.
+
+    Args:
+        default: the platform's own, where one is set: if it is one of them, the empty name stands for it too.
+    """
+    names = frozenset(dict(probe.facts).get(WITHOUT_NETWORK, "").split())
+    own = default or dict(probe.facts).get("isolation runtime", "")
+    return names | {""} if own in names else names
+
+
 @dataclass(frozen=True, slots=True)
 class SlotKind:
     """What slots are interchangeable: same driver, isolation runtime, language and exact version, networked or not."""

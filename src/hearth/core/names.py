@@ -13,6 +13,7 @@ SECRET_NAME_MAX = 64
 EMAIL_MAX = 254
 _SECRET = re.compile(r"[A-Z_][A-Z0-9_]*\Z")
 _RESERVED = re.compile(r"(PORT|PATH|HOME|HEARTH_.*|LD_.*)\Z")
+ISOLATION_RUNTIME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _EMAIL = re.compile(r"[^@\s]{1,64}@[^@\s]+\Z")
 
 

@@ -14,19 +14,18 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from hearth.core import limits
 from hearth.core.errors import InvalidManifest, InvalidName, NotYetSupported
 from hearth.core.function import Auth, FunctionConfig, Scale
-from hearth.core.names import check_function, check_secret
+from hearth.core.names import ISOLATION_RUNTIME, check_function, check_secret
 from hearth.manifest.yaml import Document, Entry, nearest
 
 FILE = "function.yaml"
 
 KNOWN = (
     "name", "runtime", "handler", "memory", "cpu", "timeout", "init_timeout", "concurrency",
-    "scale", "env", "secrets", "network", "auth", "files", "build",
+    "scale", "env", "secrets", "network", "auth", "files", "build", "isolation_runtime",
 )  # fmt: skip
 LATER = {
     "image": "container images",
     "health": "health checks of containers",
-    "isolation_runtime": "other isolation runtimes",
     "domains": "own domains",
     "cors": "CORS answers",
     "stream": "settings of streamed answers",
@@ -110,6 +109,8 @@ def read(text: str, file: str = FILE) -> FunctionConfig:
         command := doc.entries(entry.value, "build", ("command",)).get("command")
     ):
         values["build_command"] = doc.text(command, 8192)
+    if entry := entries.get("isolation_runtime"):
+        values["isolation_runtime"] = _isolation_runtime(doc, entry)
     return FunctionConfig(
         name=name, runtime=runtime, runtime_version=runtime_version, written=tuple(sorted(written)), **values
     )
@@ -169,6 +170,15 @@ def _handler(doc: Document, entry: Entry, runtime: str) -> str:
     pattern, shape = _HANDLERS[runtime]
     if pattern.fullmatch(value) is None:
         doc.wrong(entry, f"{shape} for {runtime}", "leave it out to have it detected")
+    return value
+
+
+def _isolation_runtime(doc: Document, entry: Entry) -> str:
+    value = doc.text(entry, 64)
+    if ISOLATION_RUNTIME.fullmatch(value) is None:
+        doc.wrong(
+            entry, "the name of a runtime of docker's, such as runsc", "ask the operator which there are"
+        )
     return value
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from hearth.core.errors import HearthError, InvalidInput, SandboxFailed
 from hearth.core.launch import Attachment, Exit, Handle, Probe, SandboxSpec, Usage
+from hearth.core.names import ISOLATION_RUNTIME
 from hearth.drivers.common.sources import check_spec
 from hearth.drivers.common.table import Table
 from hearth.drivers.docker.engine import EngineRefused
@@ -32,7 +33,6 @@ log = logging.getLogger(__name__)
 
 SOCKET = Path("/var/run/docker.sock")
 _INSTANCE = re.compile(r"[a-z0-9][a-z0-9-]{0,31}\Z")
-_RUNTIME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _TICK = 30.0  # seconds between looks at everything
 _PAUSE = 0.1  # seconds before the daemon is asked again after it has gone
 
@@ -140,7 +140,7 @@ class DockerDriver:
         machine = self._ready()
         check_spec(spec)
         if spec.isolation_runtime:
-            if _RUNTIME.match(spec.isolation_runtime) is None:
+            if ISOLATION_RUNTIME.fullmatch(spec.isolation_runtime) is None:
                 raise InvalidInput(
                     f"{spec.isolation_runtime[:80]!r} can't be the name of an isolation runtime"
                 )

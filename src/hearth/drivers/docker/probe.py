@@ -12,7 +12,7 @@ from typing import Protocol
 from hearth.core.errors import HearthError
 from hearth.core.finding import Finding, State, found_by, not_held, note
 from hearth.core.ids import new_id
-from hearth.core.launch import Exit, Handle, Limits, Probe, SandboxSpec
+from hearth.core.launch import WITHOUT_NETWORK, Exit, Handle, Limits, Probe, SandboxSpec
 from hearth.drivers.docker.machine import Machine
 from hearth.drivers.docker.spec import is_gvisor
 from hearth.linux.commands import by_root
@@ -65,6 +65,7 @@ async def probe(driver: _Driver, machine: Machine) -> Probe:
         ("docker", str(machine.info.get("ServerVersion", ""))),
         ("isolation runtimes", " ".join(sorted(machine.runtimes))),
         ("isolation runtime", machine.default_runtime or str(machine.info.get("DefaultRuntime", ""))),
+        (WITHOUT_NETWORK, " ".join(sorted(filter(is_gvisor, machine.runtimes)))),
         ("attach", "mounts" if machine.mounted else "copies"),
         ("disk", machine.disks.backing if machine.disks is not None else "none"),
         ("uids", f"{machine.uids.range.start}-{machine.uids.range[-1]}"),
