@@ -20,7 +20,7 @@ from hearth.config import environment, server_settings
 from hearth.core.finding import Finding, State
 from hearth.core.settings import SETTINGS
 
-FIELDS = ("data_dir", "host", "port", "isolation", "key_file")
+FIELDS = ("data_dir", "host", "port", "isolation", "isolation_runtime", "docker_socket", "images", "key_file")
 _UP = "hearth up"
 _STATES = {State.OK: "ok", State.NOTE: "note", State.NOT_HELD: "not held", State.REFUSED: "refused"}
 
