@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -94,15 +95,20 @@ class Dockerd:
 
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + patient(60)
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.socket))) as client:
-            while time.monotonic() < deadline:
-                if process.poll() is not None:
-                    break
-                with contextlib.suppress(httpx.HTTPError):
-                    if client.get("http://docker/_ping").status_code == 200:
-                        return
-                time.sleep(0.05)
+        while time.monotonic() < deadline and process.poll() is None:
+            if self._answers():
+                return
+            time.sleep(0.05)
         raise RuntimeError(f"dockerd did not come up: {(self.folder / 'log').read_text()[-2000:]}")
+
+    def _answers(self) -> bool:
+        """By hand: httpx leaves the socket of a refused connection open."""
+        with socket.socket(socket.AF_UNIX) as sock, contextlib.suppress(OSError):
+            sock.settimeout(patient(10))
+            sock.connect(str(self.socket))
+            sock.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+            return b" 200 " in sock.recv(64)
+        return False
 
     def kill(self) -> None:
         """Let it crash, with its containerd; containers' shims live on."""
@@ -110,6 +116,8 @@ class Dockerd:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
+        # Where nobody collects orphans, the dead containerd would pass for a living one.
+        (self.folder / "exec/containerd/containerd.pid").unlink(missing_ok=True)
 
     def start(self) -> None:
         """Start it again, after `kill` or `stop`."""
@@ -168,11 +176,20 @@ def _daemon(data: Path) -> Iterator[Dockerd]:
         daemon = None
         try:
             daemon = Dockerd(folder, data)
+            _clear(daemon)
             yield daemon
         finally:
             if daemon is not None:
                 daemon.close()
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _clear(daemon: Dockerd) -> None:
+    """Remove containers that an earlier run left when it failed."""
+    transport = httpx.HTTPTransport(uds=str(daemon.socket))
+    with httpx.Client(transport=transport, base_url="http://docker/v1.41", timeout=patient(60)) as client:
+        for found in client.get("/containers/json", params={"all": "1"}).json():
+            client.delete(f"/containers/{found['Id']}", params={"force": "1"})
 
 
 def missing() -> str:

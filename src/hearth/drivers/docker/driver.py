@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 SOCKET = Path("/var/run/docker.sock")
 _INSTANCE = re.compile(r"[a-z0-9][a-z0-9-]{0,31}\Z")
 _TICK = 30.0  # seconds between looks at everything
-_PAUSE = 0.1  # seconds before the daemon is asked again after it has gone
+_PAUSE, _PAUSE_MAX = 0.1, 1.0  # seconds before the daemon is asked again after it has gone
 
 
 class DockerDriver:
@@ -184,6 +184,7 @@ class DockerDriver:
 
     async def _watch(self, machine: Machine) -> None:
         """Hear what happens to this instance's containers; when the daemon was gone, look at them all."""
+        pause, told = _PAUSE, False
         while True:
             try:
                 async for event in machine.engine.events(
@@ -194,11 +195,15 @@ class DockerDriver:
                     if event:
                         self._event(event)
                     else:
+                        pause, told = _PAUSE, False
                         self._table.own(self._reconcile())
                         self._heard.set()
             except HearthError as error:
-                log.warning("docker's events have stopped: %s", error.message)
-            await asyncio.sleep(_PAUSE)
+                if not told:
+                    log.warning("docker's events have stopped: %s", error.message)
+                told = True
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _PAUSE_MAX)
 
     async def _tick(self) -> None:
         """What is told and lost is found out all the same."""
