@@ -49,7 +49,7 @@ def test_every_command_has_help_with_an_example_and_speaks_json(path: str, comma
     assert command.help is not None and re.search(r"\n\s+Example:\n\s+.*hearth ", command.help)
     options = {text for parameter in command.params for text in parameter.opts}
     assert all(getattr(p, "help", None) for p in command.params if isinstance(p, click.Option))
-    if path not in ("hearth up", "hearth doctor") and not (
+    if path not in ("hearth up", "hearth doctor", "hearth images build", "hearth images list") and not (
         isinstance(command, click.Group) and not command.invoke_without_command
     ):
         assert {"--json", "--namespace", "--server"} <= options
@@ -82,7 +82,17 @@ def test_the_help_of_all(capsys: pytest.CaptureFixture[str]) -> None:
         (["up", "--port", "many"], "--port can't be 'many'", "use a whole number"),
         (["doctor", "--port", "many"], "--port can't be 'many'", "use a whole number"),
         (["doctor", "--slots", "2"], "there is no option --slots", "did you mean --port?"),
-        (["up", "--isolation", "docker"], "--isolation can't be 'docker'", "use auto or bubblewrap"),
+        (
+            ["up", "--isolation", "podman"],
+            "--isolation can't be 'podman'",
+            "use one of: auto, bubblewrap, docker",
+        ),
+        (["images", "list", "--images", "cobol=x"], "--images can't be 'cobol=x'", "write LANGUAGE=NAME"),
+        (
+            ["up", "--isolation-runtime", "a b"],
+            "--isolation-runtime can't be 'a b'",
+            "use a name that docker knows",
+        ),
         (["up", "--shards", "2"], "there is no option --shards", "see: hearth up --help"),
     ],
 )

@@ -73,7 +73,9 @@ def _docker(settings: Settings, place: Place) -> list[Finding]:
     if not all(finding.holds for finding in needed):
         return [*needed, note(trial.NAME, "not tried: what is needed comes first")]
     probe, found = trial.docker_tried(settings)
-    return [*needed, *(_limits(probe, place) if probe is not None else ()), *found]
+    limits = _limits(probe, place) if probe is not None else []
+    parts = [*machine.network_findings(), *machine.firewalls()] if os.geteuid() == 0 else []
+    return [*needed, *(limit for limit in limits if not parts or limit.name != "network"), *found, *parts]
 
 
 def _bubblewrap(place: Place, python: Toolchain | None) -> list[Finding]:
