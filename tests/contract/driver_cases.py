@@ -274,9 +274,9 @@ async def process_rig(tmp_path: Path) -> AsyncIterator[Rig]:
 
 
 @contextlib.asynccontextmanager
-async def remote_rig(tmp_path: Path, inner: Any) -> AsyncIterator[Rig]:
+async def remote_rig(tmp_path: Path, inner: Any, **more: Any) -> AsyncIterator[Rig]:
     """Another rig's driver, as control and shards reach it: through the keeper's socket."""
-    async with inner(tmp_path) as rig:
+    async with inner(tmp_path, **more) as rig:
         folder = Path(tempfile.mkdtemp(prefix="hearth-keeper-"))
         server = KeeperServer(rig.driver, None)
         server.listen(folder / "keeper.sock", os.getuid(), Role.PLATFORM)
@@ -306,5 +306,6 @@ CASES: list[Case] = [
     Case("process", process_rig, root=False),
     Case("docker", docker_rig, root=True, docker=True),
     Case("remote-bubblewrap", partial(remote_rig, inner=bubblewrap_rig), root=True),
+    Case("remote-docker", partial(remote_rig, inner=docker_rig), root=True, docker=True),
     Case("remote-process", partial(remote_rig, inner=process_rig), root=False),
 ]
