@@ -13,7 +13,7 @@ from typing import NoReturn
 import hearth
 from hearth.bootstrap import isolation, leftovers, trial
 from hearth.build import look as toolchains
-from hearth.build.toolchains import machine_places
+from hearth.build.toolchains import machine_places, places_of
 from hearth.core import disk
 from hearth.core.finding import Finding, not_held, note, ok
 from hearth.core.launch import LIMITS, Probe, Toolchain
@@ -47,11 +47,16 @@ def examine(settings: Settings) -> list[Finding]:
     signal.signal(signal.SIGTERM, _end)  # as Ctrl-C: what is being tried is tidied up first
     place = look(settings.data_dir)
     fetched = settings.data_dir / "toolchains" if place.finding.holds else None
-    languages, python = toolchains.look(machine_places(), fetched)
+    if settings.isolation == "docker":
+        isolated, probe = _docker(settings, place)
+        languages, _ = toolchains.look(places_of(probe) if probe is not None else machine_places(), fetched)
+    else:
+        languages, python = toolchains.look(machine_places(), fetched)
+        isolated = [NOTHING_HELD] if settings.isolation == "process" else _bubblewrap(place, python)
     version = ".".join(str(part) for part in sys.version_info[:3])
     return [
         ok("hearth", f"{hearth.__version__} on Python {version} ({sys.executable})"),
-        *_isolation(settings, place, python),
+        *isolated,
         *languages,
         *_platform(settings, place),
     ]
@@ -61,21 +66,16 @@ def _end(*_: int | FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _isolation(settings: Settings, place: Place, python: Toolchain | None) -> list[Finding]:
-    if settings.isolation == "process":
-        return [NOTHING_HELD]
-    return _docker(settings, place) if settings.isolation == "docker" else _bubblewrap(place, python)
-
-
-def _docker(settings: Settings, place: Place) -> list[Finding]:
+def _docker(settings: Settings, place: Place) -> tuple[list[Finding], Probe | None]:
     """Looked at, and tried by containers of a driver of its own, which it removes again."""
     needed = isolation.docker_findings(settings)
     if not all(finding.holds for finding in needed):
-        return [*needed, note(trial.NAME, "not tried: what is needed comes first")]
+        return [*needed, note(trial.NAME, "not tried: what is needed comes first")], None
     probe, found = trial.docker_tried(settings)
     limits = _limits(probe, place) if probe is not None else []
     parts = [*machine.network_findings(), *machine.firewalls()] if os.geteuid() == 0 else []
-    return [*needed, *(limit for limit in limits if not parts or limit.name != "network"), *found, *parts]
+    limits = [limit for limit in limits if not parts or limit.name != "network"]
+    return [*needed, *limits, *found, *parts], probe
 
 
 def _bubblewrap(place: Place, python: Toolchain | None) -> list[Finding]:

@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 
+from hearth.bootstrap.isolation import docker_run
 from hearth.config import environment, runtime_dir
 from hearth.core.finding import Finding, note, ok
 from hearth.drivers.bubblewrap import cgroup_tree
@@ -42,7 +43,9 @@ def left(instance: str, data: Path) -> tuple[list[str], set[int]]:
     with contextlib.suppress(OSError):  # there is none
         if not root and is_locked(data / "alive"):
             found.append("processes that are just ending")
-    folders = [Path(f"/run/hearth-{instance}")] if root else _own_folders(instance, data)
+    folders = (
+        [Path(f"/run/hearth-{instance}"), docker_run(instance)] if root else _own_folders(instance, data)
+    )
     found += [f"folder {path}" for path in folders if path.exists()]
     found += [f"mount {point}" for point in _mounts(instance)]
     found += [f"loop device {name}" for name in loop.held_below(data / "disks")]

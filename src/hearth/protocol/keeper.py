@@ -18,7 +18,7 @@ from hearth.core.launch import Attachment, Disk, Exit, Limits, Mount, Network, P
 
 MESSAGE_MAX = 128 * 1024
 """Bytes of one message; below the kernel's default socket buffer, so that one datagram always fits."""
-VERSION = 3
+VERSION = 4
 
 
 def pack(message: dict[str, Any]) -> bytes:

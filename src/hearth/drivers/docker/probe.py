@@ -80,6 +80,8 @@ async def probe(driver: _Driver, machine: Machine) -> Probe:
         return Probe("docker", False, frozenset(), tuple(found.missing), tuple(facts))
     if machine.networks is None:
         found.missing.append(not_held("network", "no network of containers is set up: only network: none"))
+    elif is_gvisor(machine.default_runtime):
+        found.missing.append(not_held("network", "with gVisor containers have none: only network: none"))
     else:
         missing = machine.networks.missing()
         found.missing.extend(missing)
