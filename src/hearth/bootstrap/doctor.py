@@ -16,7 +16,7 @@ from hearth.build import look as toolchains
 from hearth.build.toolchains import machine_places, places_of
 from hearth.core import disk
 from hearth.core.finding import Finding, not_held, note, ok
-from hearth.core.launch import LIMITS, Probe, Toolchain
+from hearth.core.launch import LIMITS, Probe, Toolchain, without_network
 from hearth.core.settings import Settings
 from hearth.drivers.bubblewrap import needs
 from hearth.drivers.common.disk import disks_of_builds
@@ -45,6 +45,7 @@ def examine(settings: Settings) -> list[Finding]:
         settings: as `hearth up` would have them.
     """
     signal.signal(signal.SIGTERM, _end)  # as Ctrl-C: what is being tried is tidied up first
+    settings = isolation.decided(settings)
     place = look(settings.data_dir)
     fetched = settings.data_dir / "toolchains" if place.finding.holds else None
     if settings.isolation == "docker":
@@ -74,7 +75,8 @@ def _docker(settings: Settings, place: Place) -> tuple[list[Finding], Probe | No
     probe, found = trial.docker_tried(settings)
     limits = _limits(probe, place) if probe is not None else []
     parts = [*machine.network_findings(), *machine.firewalls()] if os.geteuid() == 0 else []
-    limits = [limit for limit in limits if not parts or limit.name != "network"]
+    told = probe is None or "" in without_network(probe, settings.isolation_runtime) or not parts
+    limits = [limit for limit in limits if told or limit.name != "network"]  # its parts say how it stands
     return [*needed, *limits, *found, *parts], probe
 
 

@@ -45,22 +45,27 @@ async def open_networks(
     return networks
 
 
+def decided(settings: Settings) -> Settings:
+    """With ``auto`` decided: bubblewrap where this machine can enforce it, else Docker where a daemon answers, else bubblewrap."""
+    if settings.isolation != "auto":
+        return settings
+    held = all(finding.holds for finding in needs.findings(os.geteuid() == 0))
+    docker = not held and docker_needs.answers(settings.docker_socket)
+    return replace(settings, isolation="docker" if docker else "bubblewrap")
+
+
 def chosen(settings: Settings) -> Settings:
-    """With ``auto`` decided: bubblewrap where this machine can enforce it, else Docker where a daemon answers.
+    """With ``auto`` decided, and all that is needed there.
 
     Raises StartupFailed: functions can't be isolated here; says what is missing.
     """
-    root = os.geteuid() == 0
-    if settings.isolation == "auto":
-        held = all(finding.holds for finding in needs.findings(root))
-        docker = not held and docker_needs.answers(settings.docker_socket)
-        settings = replace(settings, isolation="docker" if docker else "bubblewrap")
+    settings = decided(settings)
     if settings.isolation == "docker":
         for finding in docker_findings(settings):
             if not finding.holds:
                 raise finding.error("functions can't be isolated by docker: ")
     elif settings.isolation == "bubblewrap":
-        needs.check(root)
+        needs.check(os.geteuid() == 0)
     return settings
 
 
