@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import shutil
 import signal
@@ -17,6 +16,7 @@ from hearth.core.errors import LimitUnenforceable, SandboxFailed
 from hearth.core.launch import Handle, Limits
 from hearth.drivers.docker import sandbox as sandbox_module
 from hearth.drivers.docker import spec as container
+from hearth.drivers.docker.place import CopiedPlace
 from tests import dockerd as daemons
 from tests.contract.driver_cases import Rig, docker_rig, read_until, soon
 from tests.dockerd import Dockerd
@@ -294,15 +294,14 @@ async def test_where_mounts_are_not_allowed_code_is_copied(rig: Rig, monkeypatch
         folder.chmod(0o711)
     root.mkdir()
     root.chmod(0o711)
-    monkeypatch.setattr(type(machine), "place", lambda self, name: sandbox_place(root, name, machine.sources))
+    monkeypatch.setattr(type(machine), "place", lambda self, name: CopiedPlace(root, name, machine.sources))
     handle = await rig.start(
         "s = dial(); s.sendall(b'up\\n'); s.recv(1)\n"
         "s.sendall(repr((open('/hearth/code/a').read(), open('/hearth/secrets/T').read())).encode() + b'\\n'); s.recv(1)"
     )
     fd = await rig.driver.connect(handle, soon())
     await read_until(fd, b"up\n")
-    with contextlib.suppress(FileNotFoundError):
-        await rig.attach(handle, rig.artifact(a="code"), secrets=(("T", b"secret"),))
+    await rig.attach(handle, rig.artifact(a="code"), secrets=(("T", b"secret"),))
     os.write(fd, b"x")
     assert await read_until(fd, b"\n") == b"('code', 'secret')\n"
     os.close(fd)
@@ -313,12 +312,6 @@ async def test_where_mounts_are_not_allowed_code_is_copied(rig: Rig, monkeypatch
     os.close(fd)
     await rig.driver.stop(handle, 0)
     assert not list(root.iterdir())
-
-
-def sandbox_place(root: Path, name: str, sources: Any) -> Any:
-    from hearth.drivers.docker.place import CopiedPlace
-
-    return CopiedPlace(root, name, sources)
 
 
 async def test_gvisor(rig: Rig) -> None:
