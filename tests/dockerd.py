@@ -133,8 +133,12 @@ class Dockerd:
                 self.kill()
 
     def close(self) -> None:
-        """Stop it and remove all of it."""
+        """Stop it and remove all of it, shims included that a crash of it has left."""
         self.stop()
+        for pid in _of(f"{self.folder}/exec/"):
+            for one in (*_children(pid), pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(one, signal.SIGKILL)
         for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
             point = line.split(" ")[4]
             if point.startswith((str(self.folder), f"{self._data}/")):
@@ -148,6 +152,25 @@ class Dockerd:
             transport=transport, base_url="http://docker/v1.41", timeout=patient(60)
         ) as client:
             return await client.request(method, path, json=body, params=query)
+
+
+def _of(text: str) -> list[int]:
+    """Shims with a text in their command line, such as a daemon's folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = path.read_bytes()
+            if b"containerd-shim" in words.partition(b"\0")[0] and text.encode() in words:
+                found.append(int(path.parent.name))
+    return found
+
+
+def _children(pid: int) -> list[int]:
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += [int(word) for word in path.read_text().split()]
+    return found
 
 
 def _below(pid: int) -> list[int]:
