@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import shutil
+import signal
 import socket
 import struct
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -27,6 +31,7 @@ from hearth.linux.sockets import short_name
 from hearth.ports.egress import Networks
 
 ANY_LANGUAGE = "python"
+_LOOK = 0.01  # seconds between looks at processes that were killed
 _SLOTS_SIZE = "16m"  # of the slots' tmpfs: five small files and a socket for each
 _CERTIFICATES = ("/etc/ssl/certs", "/etc/pki/tls/certs", "/etc/pki/ca-trust/extracted")
 
@@ -82,9 +87,35 @@ class Machine:
         except OSError:
             return False
 
+    async def kill_all(self, container: str, limit: float) -> None:
+        """End every process of a container past the daemon; returns when none is left.
+
+        Raises SandboxFailed: they can't be seen from here, or do not end within `limit` seconds.
+        """
+        deadline = time.monotonic() + limit
+        while left := _inside(container):
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+            if time.monotonic() > deadline:
+                raise SandboxFailed(
+                    f"processes of container {container[:12]} don't end, though they were killed"
+                )
+            await asyncio.sleep(_LOOK)
+
     def _is_its(self, pid: int, container: str) -> bool:
         """With a control group namespace of its own it shows as ``/`` to itself only; where that hides it, by its root's mounts."""
         return container in Path(f"/proc/{pid}/mountinfo").read_text()
+
+
+def _inside(container: str) -> list[int]:
+    """Processes that are alive in a container's control groups."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cgroup"):
+        with contextlib.suppress(OSError):
+            if container in path.read_text() and ") Z " not in (path.parent / "stat").read_text():
+                found.append(int(path.parent.name))
+    return found
 
 
 def enter_mounts_of(path: Path) -> bool:

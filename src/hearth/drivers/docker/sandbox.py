@@ -56,7 +56,7 @@ class Sandbox:
         self._process: Watched | None = None  # the container's first, where it can be seen from here
         self._creating: asyncio.Task[str] | None = None
         self._net: NetHandle | None = None
-        self._attached = self._oom = False
+        self._attached = self._oom = self._up = False
         self._removing, self._judging = asyncio.Lock(), asyncio.Lock()
         self._kill_at = float("inf")
         self._kill_changed = asyncio.Event()
@@ -86,6 +86,7 @@ class Sandbox:
             self._disk.detach()
         if not spec.guest:
             self._place.seal()
+        self._up = True
 
     async def _wanted(self, networked: bool) -> Container:
         machine, spec, place = self._machine, self.spec, self._place
@@ -338,8 +339,13 @@ class Sandbox:
             try:
                 await self._kill()
                 await self._remove_container()
-            except EngineGone:
-                await self._kill_without_daemon()  # its record goes when the daemon is back
+            except EngineGone:  # its record goes when the daemon is back
+                await self._machine.kill_all(self.container, _KILL_LIMIT)
+            else:
+                if (
+                    not self._up
+                ):  # a daemon that went while it started may have left processes of which it knows nothing
+                    await self._machine.kill_all(self.container, _KILL_LIMIT)
         if not self.exit.done():
             await self._end(
                 Exit(None, int(signal.SIGKILL), False, "killed" if self.container else "it was never started")
@@ -404,12 +410,3 @@ class Sandbox:
                 )  # it is being removed already, or its mounts are still busy
             else:
                 return
-
-    async def _kill_without_daemon(self) -> None:
-        if self._process is None:
-            raise SandboxFailed(
-                "docker does not answer, and the container's processes can't be seen from here"
-            )
-        self._process.signal(signal.SIGKILL)
-        async with asyncio.timeout(_KILL_LIMIT):
-            await self._process.ended.wait()
