@@ -41,7 +41,7 @@ asyncio.run(main())
 """
 
 
-async def opened(path: Path | str, migrator: Callable[[Path], None] | None = None) -> Store:
+async def opened(path: Path | str, migrator: Callable[[Path | str], None] | None = None) -> Store:
     clock = FakeClock()
     return await Store.open(path, durable=True, clock=clock, ids=ClockIds(clock), migrator=migrator)
 

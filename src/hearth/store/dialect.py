@@ -54,6 +54,11 @@ _KEYS = 0x48656172_00000000  # "Hear": PostgreSQL's advisory locks are shared by
 _ADVISORY = text("SELECT pg_advisory_xact_lock(:key)")
 
 
+def is_server(where: str) -> bool:
+    """Whether a database's URL is PostgreSQL's, in either of libpq's spellings."""
+    return where.startswith(("postgresql://", "postgres://"))
+
+
 def create_file(path: Path) -> None:
     """Make an empty database file that only its owner reads. Its -wal and -shm take over that mode."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -141,8 +141,8 @@ def _translate(error: BaseException) -> BaseException:
         )
     if isinstance(error, DBAPIError | sqlite3.Error):
         original = error.orig if isinstance(error, DBAPIError) else error
-        if hasattr(original, "sqlstate"):
-            return _of_state(original, original.sqlstate or "")
+        if hasattr(original, "sqlstate"):  # psycopg's
+            return _of_state(original, str(getattr(original, "sqlstate", None) or ""))
         code = getattr(original, "sqlite_errorcode", 0) & 0xFF
         message, hint, after = _BY_CODE.get(code, _OTHER)
         return StoreUnavailable(message, hint=hint, retry_after=after)

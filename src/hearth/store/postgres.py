@@ -17,6 +17,7 @@ from psycopg.rows import TupleRow
 from sqlalchemy import Engine, NullPool, QueuePool, create_engine
 
 from hearth.core.errors import InvalidInput
+from hearth.store import migrate
 
 T = TypeVar("T")
 HINT = "write postgresql://USER:PASSWORD@HOST:5432/NAME"
@@ -95,9 +96,9 @@ def engine(url: str, size: int, *, durable: bool = True, readonly: bool = False)
     )
 
 
-def migrator(url: str, lock_wait: float) -> Engine:
-    """An engine whose statements may take as long as they take, but for waiting for locks. Raises InvalidInput."""
-    conninfo = _conninfo(url, {"statement_timeout": "0", "lock_timeout": f"{lock_wait * 1000:.0f}"})
+def _migrating(url: str) -> Engine:
+    """An engine whose statements take as long as they take, but for waiting for others."""
+    conninfo = _conninfo(url, {"statement_timeout": "0", "lock_timeout": f"{migrate.LOCK_WAIT * 1000:.0f}"})
     return create_engine(
         "postgresql+psycopg://",
         creator=lambda: psycopg.connect(conninfo, prepare_threshold=None),
@@ -105,6 +106,15 @@ def migrator(url: str, lock_wait: float) -> Engine:
         use_native_hstore=False,
         hide_parameters=True,
     )
+
+
+def migrated(url: str) -> str | None:
+    """Bring a database to this program's schema; returns the one that it had, None: it was empty. Blocks. Raises StartupFailed, InvalidInput."""
+    engine = _migrating(url)
+    try:
+        return migrate.migrate_server(engine, shown(url))
+    finally:
+        engine.dispose()
 
 
 def shown(url: str) -> str:
