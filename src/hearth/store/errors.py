@@ -46,7 +46,7 @@ _BY_CODE: dict[int, Said] = {
 
 _UNREACHABLE: Said = (
     "the database can't be reached",
-    "look whether PostgreSQL runs, and at the host and port of --database-url",
+    "look whether PostgreSQL runs, and at host and port of --database-url (in its password, write @ as %40 and / as %2F)",
     2.0,
 )
 _REFUSED: Said = (
@@ -96,6 +96,19 @@ _BY_STATE: dict[str, Said] = {
     "XX001": _DAMAGED,
     "XX002": _DAMAGED,
 }
+# libpq has no code for a connection that was not made, only the server's text: a word of it, and the code that it stands for.
+_BY_TEXT = {
+    "password authentication failed": "28P01",
+    "no password supplied": "28P01",
+    "authentication failed": "28000",
+    "no pg_hba.conf entry": "28000",
+    "is not permitted to log in": "28000",
+    'role "': "28000",
+    'database "': "3D000",
+    "too many clients": "53300",
+    "connection slots are reserved": "53300",
+    "too many connections": "53300",
+}
 _OTHER: Said = ("the database does not answer", "look at the server's log", 1.0)
 _STANDBY = "25006"  # read_only_sql_transaction
 _AGAIN = ("40001", "40P01")  # serialization_failure, deadlock_detected: whoever repeats it gets through
@@ -142,7 +155,7 @@ def _translate(error: BaseException) -> BaseException:
     if isinstance(error, DBAPIError | sqlite3.Error):
         original = error.orig if isinstance(error, DBAPIError) else error
         if hasattr(original, "sqlstate"):  # psycopg's
-            return _of_state(original, str(getattr(original, "sqlstate", None) or ""))
+            return _of_state(original, _state(original))
         code = getattr(original, "sqlite_errorcode", 0) & 0xFF
         message, hint, after = _BY_CODE.get(code, _OTHER)
         return StoreUnavailable(message, hint=hint, retry_after=after)
@@ -150,6 +163,24 @@ def _translate(error: BaseException) -> BaseException:
         message, hint, after = _OTHER
         return StoreUnavailable(message, hint=hint, retry_after=after)
     return error
+
+
+def reason(error: DBAPIError) -> str | None:
+    """What libpq or the server says of a connection that was not made: for who has written the URL, since it may name hosts.
+
+    No more than the end of it: before that may stand what was taken for a host, of a password with an ``@`` in it.
+    """
+    said = str(error.orig).strip()
+    lines = [line for line in said.splitlines() if ": " in line]
+    return lines[-1].rpartition(": ")[2].strip()[:200] if lines else None
+
+
+def _state(original: object) -> str:
+    state = getattr(original, "sqlstate", None)
+    if state is None:
+        said = str(original)
+        state = next((code for words, code in _BY_TEXT.items() if words in said), "")
+    return str(state)
 
 
 def _of_state(original: object, state: str) -> HearthError:

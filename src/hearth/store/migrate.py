@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine, inspect, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from hearth.core.errors import StartupFailed
 from hearth.store.dialect import Alone, alone
-from hearth.store.errors import translate
+from hearth.store.errors import reason, translate
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -50,7 +50,7 @@ def migrate(engine: Engine, path: Path, now_ms: int) -> str | None:
         with _alone(path), engine.begin() as connection:
             return _upgrade(connection, str(path), copy)
     except SQLAlchemyError as error:
-        raise _failed(error) from error
+        raise _failed(error, "be brought to this version's schema") from error
 
 
 def migrate_server(engine: Engine, name: str) -> str | None:
@@ -64,19 +64,23 @@ def migrate_server(engine: Engine, name: str) -> str | None:
         with engine.begin() as connection:
             if (stored := _stored(connection)) == newest():
                 return stored
+    except SQLAlchemyError as error:
+        raise _failed(error, "be opened", name) from error
+    try:
         with engine.begin() as connection:
             alone(connection, Alone.MIGRATION)
             return _upgrade(connection, name, lambda schema: "")
     except SQLAlchemyError as error:
         if getattr(getattr(error, "orig", None), "sqlstate", None) == _LOCK_TIMEOUT:
             raise _taken() from error
-        raise _failed(error) from error
+        raise _failed(error, "be brought to this version's schema", name) from error
 
 
-def _failed(error: SQLAlchemyError) -> StartupFailed:
+def _failed(error: SQLAlchemyError, what: str, name: str | None = None) -> StartupFailed:
     problem = translate(error)
+    said = reason(error) if isinstance(error, OperationalError) else None
     return StartupFailed(
-        f"the database can't be brought to this version's schema: {problem}",
+        f"the database{f' {name}' if name else ''} can't {what}: {problem}{f' ({said})' if said else ''}",
         hint=getattr(problem, "hint", None) or "nothing was changed; look at the server's log",
     )
 

@@ -120,6 +120,8 @@ def migrated(url: str) -> str | None:
 def shown(url: str) -> str:
     """A database's URL as people may see it: user, hosts, ports, name. Raises InvalidInput."""
     parts = _parts(url)
+    if any("@" in str(parts.get(name) or "") for name in ("user", "host", "dbname")):
+        return "postgresql://…"  # an @ or a / in the password that is not written as %40 or %2F: the rest of it stands there
     hosts = str(parts.get("host") or parts.get("hostaddr") or "").split(",")
     ports = str(parts.get("port") or "").split(",")
     places = []
