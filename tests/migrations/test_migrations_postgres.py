@@ -172,9 +172,9 @@ async def test_a_database_that_is_current_is_opened_without_alembic(url: str) ->
     subprocess.run([sys.executable, "-c", opening, url, "key"], timeout=60, check=True)
 
 
-def test_beside_sqlite_nothing_of_postgresql_is_loaded(tmp_path: Path) -> None:
+def test_beside_sqlite_psycopg_is_not_loaded(tmp_path: Path) -> None:
     path = tmp_path / "hearth.db"
     create_file(path)
     migrate_apart(path)  # Alembic knows every dialect
-    opening = OPEN_AND_ADD + "\nassert not {'psycopg', 'sqlalchemy.dialects.postgresql'} & set(sys.modules)"
+    opening = OPEN_AND_ADD + "\nassert 'psycopg' not in sys.modules"
     subprocess.run([sys.executable, "-c", opening, path, "key"], timeout=60, check=True)

@@ -43,7 +43,7 @@ from hearth.blobs.local import LocalBlobs
 from hearth.bootstrap import child
 from hearth.bootstrap.child import Context, RandomIds, SystemClock
 from hearth.bootstrap.migrate import migrate_apart
-from hearth.bootstrap.parts import log_bounds, open_store, runtimes
+from hearth.bootstrap.parts import log_bounds, open_store, runtimes, shown_database
 from hearth.build.archive import unpack_upload
 from hearth.build.registries import read_registries
 from hearth.build.runner import Runner
@@ -168,7 +168,7 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
         staged.rename(
             context.api_socket
         )  # from now on shards come to us, and no longer to a control before us
-        ready({"first_user": await store.count_users() == 0})
+        ready({"first_user": await store.count_users() == 0, "database": shown_database(settings)})
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if not stopping.is_set():  # something of ours has failed: a successor takes over while we drain
             ready({"draining": True})

@@ -34,6 +34,15 @@ async def open_store(
     )
 
 
+def shown_database(settings: Settings) -> str | None:
+    """The database's URL as people may see it; None for the file in the data directory."""
+    if not settings.database_url:
+        return None
+    from hearth.store.postgres import shown
+
+    return shown(settings.database_url)
+
+
 def log_bounds(settings: Settings) -> Bounds:
     """How much of functions' logs is kept."""
     return Bounds(size=settings.log_size, age=settings.log_age, total=settings.log_total)

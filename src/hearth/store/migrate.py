@@ -50,7 +50,7 @@ def migrate(engine: Engine, path: Path, now_ms: int) -> str | None:
         with _alone(path), engine.begin() as connection:
             return _upgrade(connection, str(path), copy)
     except SQLAlchemyError as error:
-        raise _failed(error, "be brought to this version's schema") from error
+        raise failed(error, "be brought to this version's schema") from error
 
 
 def migrate_server(engine: Engine, name: str) -> str | None:
@@ -62,10 +62,10 @@ def migrate_server(engine: Engine, name: str) -> str | None:
     """
     try:
         with engine.begin() as connection:
-            if (stored := _stored(connection)) == newest():
-                return stored
+            if (found := stored(connection)) == newest():
+                return found
     except SQLAlchemyError as error:
-        raise _failed(error, "be opened", name) from error
+        raise failed(error, "be opened", name) from error
     try:
         with engine.begin() as connection:
             alone(connection, Alone.MIGRATION)
@@ -73,10 +73,11 @@ def migrate_server(engine: Engine, name: str) -> str | None:
     except SQLAlchemyError as error:
         if getattr(getattr(error, "orig", None), "sqlstate", None) == _LOCK_TIMEOUT:
             raise _taken() from error
-        raise _failed(error, "be brought to this version's schema", name) from error
+        raise failed(error, "be brought to this version's schema", name) from error
 
 
-def _failed(error: SQLAlchemyError, what: str, name: str | None = None) -> StartupFailed:
+def failed(error: SQLAlchemyError, what: str, name: str | None = None) -> StartupFailed:
+    """Why a database can't `what`. `name`: of PostgreSQL's, for people."""
     problem = translate(error)
     said = reason(error) if isinstance(error, OperationalError) else None
     return StartupFailed(
@@ -96,7 +97,7 @@ def is_current(engine: Engine) -> bool:
     """Whether there is nothing to migrate. False too when the database can't be read: `migrate` says why."""
     try:
         with engine.connect() as connection:
-            return _stored(connection) == newest()
+            return stored(connection) == newest()
     except SQLAlchemyError:
         return False
 
@@ -112,7 +113,7 @@ def newest() -> str:
     return max(schemas())
 
 
-def _stored(connection: Connection) -> str | None:
+def stored(connection: Connection) -> str | None:
     """The schema that the database says it has."""
     if not inspect(connection).has_table("alembic_version"):
         return None
@@ -127,8 +128,8 @@ def _upgrade(connection: Connection, name: str, copy: Callable[[str], str]) -> s
         name: of the database, for people.
         copy: makes a copy of what has this schema, and says where.
     """
-    if (stored := _stored(connection)) == newest():
-        return stored
+    if (found := stored(connection)) == newest():
+        return found
     from alembic import command
     from alembic.script import ScriptDirectory
 
@@ -159,17 +160,21 @@ def _revision(connection: Connection, known: set[str], name: str) -> str | None:
     current = MigrationContext.configure(connection).get_current_revision()
     if current is None:
         if inspect(connection).get_table_names():
-            server = connection.dialect.name == "postgresql"
-            raise StartupFailed(
-                f"{name} is a database, but not one of Hearth's",
-                hint="make one for it: CREATE DATABASE hearth OWNER hearth"
-                if server
-                else "choose another --data-dir or move the file away",
-            )
+            raise not_hearths(name, server=connection.dialect.name == "postgresql")
         return None
     if current not in known:
         raise of_newer(current, server=connection.dialect.name == "postgresql")
     return current
+
+
+def not_hearths(name: str, *, server: bool = False) -> StartupFailed:
+    """Something else is in that database. `server`: it is PostgreSQL's."""
+    return StartupFailed(
+        f"{name} is a database, but not one of Hearth's",
+        hint="make one for it: CREATE DATABASE hearth OWNER hearth"
+        if server
+        else "choose another --data-dir or move the file away",
+    )
 
 
 def of_newer(schema: str, *, server: bool = False) -> StartupFailed:

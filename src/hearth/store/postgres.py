@@ -8,16 +8,18 @@ host and name is ever shown. Imported where there is such a URL: it weighs some 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow
-from sqlalchemy import Engine, NullPool, QueuePool, create_engine
+from sqlalchemy import Engine, NullPool, QueuePool, create_engine, inspect, select, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from hearth.core.errors import InvalidInput
-from hearth.store import migrate
+from hearth.store import migrate, tables
 
 T = TypeVar("T")
 HINT = "write postgresql://USER:PASSWORD@HOST:5432/NAME"
@@ -113,6 +115,37 @@ def migrated(url: str) -> str | None:
     engine = _migrating(url)
     try:
         return migrate.migrate_server(engine, shown(url))
+    finally:
+        engine.dispose()
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is in a database: its server's version, the schema (None: none of ours), whether it has no table at all, and `meta`."""
+
+    version: str
+    schema: str | None
+    empty: bool
+    values: dict[str, str]
+
+
+def peek(url: str) -> Seen:
+    """Look at a database without a change. Blocks. Raises StartupFailed, InvalidInput."""
+    engine = _migrating(url)
+    try:
+        with engine.begin() as connection:
+            connection.execute(text("SET TRANSACTION READ ONLY"))
+            version = str(connection.execute(text("SHOW server_version")).scalar_one()).split()[0]
+            names = inspect(connection).get_table_names()
+            schema = migrate.stored(connection)
+            values = (
+                {str(row.name): str(row.value) for row in connection.execute(select(tables.meta))}
+                if schema is not None and "meta" in names
+                else {}
+            )
+            return Seen(version, schema, not names, values)
+    except SQLAlchemyError as error:
+        raise migrate.failed(error, "be opened", shown(url)) from error
     finally:
         engine.dispose()
 
