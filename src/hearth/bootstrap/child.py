@@ -252,7 +252,8 @@ async def end(store: ProcessStore, owner: str) -> None:
         async with asyncio.timeout(END):
             await store.end_owner(owner)
     except (HearthError, TimeoutError) as error:
-        logging.getLogger(__name__).warning("the end of this process is not in the database: %s", error)
+        why = str(error) or "it does not answer"
+        logging.getLogger(__name__).warning("the end of this process is not in the database: %s", why)
 
 
 END = 5.0  # seconds
