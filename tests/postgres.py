@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psycopg
@@ -53,6 +53,7 @@ class Postgres:
     ids: tuple[int, int] | None
     port: int = 0
     process: subprocess.Popen[bytes] | None = None
+    options: dict[str, str] = field(default_factory=dict)
     _made: int = 0
 
     def url(self, database: str, *, role: str = ROLE, password: str = PASSWORD) -> str:
@@ -61,9 +62,7 @@ class Postgres:
     def initialise(self) -> None:
         secret = self.folder / "password"
         secret.write_text(PASSWORD)
-        if self.ids is not None:
-            for path in (self.folder, secret):
-                os.chown(path, *self.ids)
+        self.own(self.folder, secret)
         # Names are sorted as people sort them, which is not how SQLite does it.
         words = ["--auth=scram-sha-256", f"--pwfile={secret}", f"--username={SUPER}", "--no-sync"]
         words += ["--encoding=UTF8", "--locale=C.UTF-8", *self._icu()]
@@ -74,7 +73,8 @@ class Postgres:
     def start(self) -> None:
         """Start it, on the port that it had before; wait until it answers."""
         self.port = self.port or _free_port()
-        options = {**_OPTIONS, "port": str(self.port), "unix_socket_directories": str(self.folder)}
+        places = {"port": str(self.port), "unix_socket_directories": str(self.folder)}
+        options = {**_OPTIONS, **places, **self.options}
         words = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -91,6 +91,30 @@ class Postgres:
                 return
             assert self.process.poll() is None and time.monotonic() < deadline, self.log()
             time.sleep(0.02)
+
+    @contextlib.contextmanager
+    def standby(self) -> Iterator[Postgres]:
+        """A second server that follows this one, and has all that this one has acknowledged."""
+        folder = _folder()
+        made = Postgres(folder, self.programs, self.ids)
+        try:
+            made.own(folder)
+            words = ["--pgdata", f"{folder}/data", "--checkpoint=fast", "--no-sync", "--write-recovery-conf"]
+            source = f"{self.url('postgres', role=SUPER)}?application_name=standby"
+            copy = self._as_user("pg_basebackup", "--dbname", source, *words)
+            subprocess.run(copy, check=True, capture_output=True)
+            made.start()
+            self.run("ALTER SYSTEM SET synchronous_standby_names = 'standby'")
+            self.run("SELECT pg_reload_conf()")
+            yield made
+        finally:
+            made.stop(signal.SIGQUIT)
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def own(self, *paths: Path) -> None:
+        """Make files the server's user's."""
+        for path in paths if self.ids is not None else ():
+            os.chown(path, *self.ids)  # type: ignore[misc]
 
     def stop(self, number: int = signal.SIGINT) -> None:
         """SIGINT: a fast shutdown, which ends all connections; SIGQUIT: an immediate one, as after a crash."""
@@ -154,7 +178,7 @@ class Postgres:
 @contextlib.contextmanager
 def server() -> Iterator[Postgres]:
     """One that runs. Skips where there are no programs of it."""
-    folder = Path(tempfile.mkdtemp(prefix="hearth-pg-", dir=_SHM if _SHM.is_dir() else None))
+    folder = _folder()
     made = Postgres(folder, programs(), _user())
     try:
         made.initialise()
@@ -164,6 +188,10 @@ def server() -> Iterator[Postgres]:
     finally:
         made.stop(signal.SIGQUIT)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="hearth-pg-", dir=_SHM if _SHM.is_dir() else None))
 
 
 def programs() -> Path:

@@ -149,7 +149,9 @@ def test_warm_calls_go_on_while_the_server_is_down_and_all_heals(
     assert {answer.body for answer in answers} == {b"hello", b"anew"}
     assert "Traceback" not in platform.log()
     kept = "SELECT count(*) FROM invocations WHERE started_ms BETWEEN %s AND %s"
-    with psycopg.connect(url_of(platform), autocommit=True) as base:  # what happened meanwhile is written down later
+    with psycopg.connect(
+        url_of(platform), autocommit=True
+    ) as base:  # what happened meanwhile is written down later
         until(lambda: base.execute(kept, (down_ms, up_ms)).fetchall()[0][0] > 0)
     assert traces(platform) == []
 
