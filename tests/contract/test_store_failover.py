@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,6 +64,26 @@ async def test_a_standby_takes_over_and_nothing_acknowledged_is_lost(primary: Po
                 await at.store.last_event() > seen
             )
             assert sql(at, "SELECT count(*) FROM versions") == [(version.number,)]
+
+
+async def test_a_dump_goes_on_elsewhere(primary: Postgres) -> None:
+    """With the commands of docs/howto/postgresql.md."""
+    name, other = primary.create(), primary.create()
+    async with setting(primary.url(name)) as at:
+        user = await at.user()
+        function, version = await at.deploy(user)
+        await at.publish(version)
+        seen = await at.store.last_event()
+        dump = primary.folder / "hearth.dump"
+        words = ["--format=custom", f"--file={dump}", primary.url(name)]
+        subprocess.run([primary.programs / "pg_dump", *words], check=True)
+    words = ["--no-owner", f"--dbname={primary.url(other)}", str(dump)]
+    subprocess.run([primary.programs / "pg_restore", *words], check=True)
+    async with setting(primary.url(other)) as at:
+        route = await at.store.route(function.id)
+        assert route is not None and await at.store.last_event() == seen
+        await at.deploy(user)
+        assert await at.store.last_event() == seen + 1
 
 
 def certificate(folder: Path) -> None:

@@ -120,6 +120,13 @@ def too_slow() -> StoreUnavailable:
     return StoreUnavailable(message, hint=hint, retry_after=after)
 
 
+def lost_in_commit() -> StoreUnavailable:
+    """The connection broke between asking for a commit and hearing of it."""
+    return StoreUnavailable(
+        "the connection to the database was lost in the middle of a commit", hint=_SLOW[1], retry_after=2.0
+    )
+
+
 def overrun() -> StoreUnavailable:
     """More is asked than it answers."""
     return StoreUnavailable("the database can't keep up", hint="try again in a moment", retry_after=2.0)

@@ -28,7 +28,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from hearth.core.errors import StoreUnavailable
 from hearth.store import tables
 from hearth.store.dialect import Alone, alone, database_ms
-from hearth.store.errors import is_beaten, is_lost, overrun, too_slow, translate
+from hearth.store.errors import is_beaten, is_lost, lost_in_commit, overrun, too_slow, translate
 
 T = TypeVar("T")
 BATCH = 256  # operations in one transaction at most
@@ -166,7 +166,7 @@ class Writer:
                     continue
                 if not isinstance(error, SQLAlchemyError):
                     _log.exception("the store's writer failed")
-                failure = translate(error)
+                failure = lost_in_commit() if batch.committing and is_lost(error) else translate(error)
                 for job in jobs:
                     job.error = failure  # also what was refused: it was judged by rows that never came to be
                 settled = list(jobs)
