@@ -157,25 +157,27 @@ class Writer:
             batch = _Batch(self._engine, self._now_ms(), jobs, last=not left)
             try:
                 batch.run()
-            except (
-                BaseException
-            ) as error:  # this thread must outlive every failure: each job is told, none hangs
+            except BaseException as error:  # this thread outlives every failure: each job is told, none hangs
                 with contextlib.suppress(SQLAlchemyError):
                     self._engine.dispose()  # a new connection: this one's state is not known
                 if left and (is_beaten(error) or (is_lost(error) and not batch.committing)):
                     continue
                 if not isinstance(error, SQLAlchemyError):
                     _log.exception("the store's writer failed")
-                failure = lost_in_commit() if batch.committing and is_lost(error) else translate(error)
-                for job in jobs:
+                unheard = batch.committing and is_lost(error)
+                failure = lost_in_commit() if unheard else translate(error)
+                # What was not begun would fare no better, but for one that can't be repeated: the next transaction may.
+                settled = _taken(jobs, len(batch.done) if unheard else len(jobs))
+                for job in settled:
                     job.error = failure  # also what was refused: it was judged by rows that never came to be
-                settled = list(jobs)
-                jobs.clear()
                 return settled, set()
-            for _ in batch.done:
-                jobs.popleft()
-            return batch.done, batch.topics
+            return _taken(jobs, len(batch.done)), batch.topics
         raise AssertionError("the last try has returned")
+
+
+def _taken(jobs: deque[_Job[Any]], count: int) -> list[_Job[Any]]:
+    """The first so many, which are no longer in the queue."""
+    return [jobs.popleft() for _ in range(count)]
 
 
 class _Batch:
