@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Iterator
 import psycopg
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from hearth.core.errors import HearthError, InvalidInput, StoreUnavailable
 from hearth.store import database
@@ -236,6 +237,23 @@ async def test_a_frozen_server_keeps_nobody_waiting_for_ever(on_hurt: Setting, h
     hurt.freeze(signal.SIGCONT)
     await store.remember_artifact("c", "d")
     assert await store.cached_artifact("c") == "d"
+
+
+async def test_a_connection_to_a_frozen_server_is_given_up(on_hurt: Setting, hurt: Postgres) -> None:
+    """Also where callers would wait longer: its thread and its place in the pool are free again."""
+    base = on_hurt.store._db
+    await on_hurt.store.count_users()
+    await on_hurt.store.remember_artifact("a", "b")
+    base._wait = base._writer._wait = 40.0
+    hurt.freeze()
+    try:
+        errors = await asyncio.gather(
+            refused(on_hurt.store.count_users()), refused(on_hurt.store.remember_artifact("c", "d"))
+        )
+    finally:  # before the store is closed, which waits for its threads
+        hurt.freeze(signal.SIGCONT)
+    for error in errors:
+        assert isinstance(error.__cause__, DBAPIError) and isinstance(error.__cause__.orig, adapter.GaveUp)
 
 
 async def test_what_was_given_up_in_the_queue_is_not_done_later(on_hurt: Setting, hurt: Postgres) -> None:
