@@ -5,7 +5,7 @@ group commit 2.6 ms (TRAPS). Each operation runs in a savepoint of its own, so t
 nothing from the others, and is answered only after the commit.
 
 Lines of the outbox are written last, by one process at a time: who reads it sees a number only after all numbers below it
-(docs/decisions/0008-postgresql.md). A transaction that PostgreSQL has undone for another's sake, or whose connection was lost before its commit was
+(docs/decisions/0010-postgresql.md). A transaction that PostgreSQL has undone for another's sake, or whose connection was lost before its commit was
 asked for, is run once more: operations are functions of the rows alone.
 """
 
