@@ -96,3 +96,18 @@ need_promtool() { need_program prometheus /usr/bin/promtool; }
 
 # What docs/howto/behind-a-reverse-proxy.md is tried with.
 need_proxies() { need_program nginx /usr/sbin/nginx; need_program caddy /usr/bin/caddy; }
+
+# need_postgres: PostgreSQL's server programs, with which tests start servers of their own. No cluster is made of the package and none is started.
+need_postgres() {
+  local conf=/etc/postgresql-common/createcluster.conf kept
+  compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || command -v postgres >/dev/null && return
+  command -v dpkg-query >/dev/null || return 0
+  [ "$(id -u)" = 0 ] || need_packages postgresql
+  need_packages postgresql-common
+  kept=$(mktemp)
+  cp -p "$conf" "$kept"
+  printf '\ncreate_main_cluster = false\n' >>"$conf"
+  (need_packages postgresql) || { cp -p "$kept" "$conf"; exit 1; }
+  cp -p "$kept" "$conf"
+  rm -f "$kept"
+}

@@ -83,6 +83,12 @@ def test_the_help_of_all(capsys: pytest.CaptureFixture[str]) -> None:
         (["doctor", "--port", "many"], "--port can't be 'many'", "use a whole number"),
         (["doctor", "--slots", "2"], "there is no option --slots", "did you mean --port?"),
         (["up", "--isolation", "docker"], "--isolation can't be 'docker'", "use auto or bubblewrap"),
+        (
+            ["up", "--database-url", "mysql://u:secret@h/d"],
+            "--database-url can't be what it is",
+            "write postgresql://",
+        ),
+        (["password", "reset", "a@b.org"], "--data-dir is missing", "give the one"),
         (["up", "--shards", "2"], "there is no option --shards", "see: hearth up --help"),
     ],
 )

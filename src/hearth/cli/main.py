@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "up": "up:up",
     "doctor": "doctor:doctor",
+    "migrate": "migrate:migrate",
     "register": "accounts:register",
     "login": "accounts:login",
     "logout": "accounts:logout",
