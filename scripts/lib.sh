@@ -111,3 +111,18 @@ need_docker() {
   [ -e .venv/bin/docker-init ] || command -v docker-init >/dev/null || ln -s tini-static .venv/bin/docker-init
   PATH=$PATH:/usr/sbin:/sbin .venv/bin/python -m tests.dockerd
 }
+
+# need_postgres: PostgreSQL's server programs, with which tests start servers of their own. No cluster is made of the package and none is started.
+need_postgres() {
+  local conf=/etc/postgresql-common/createcluster.conf kept
+  compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || command -v postgres >/dev/null && return
+  command -v dpkg-query >/dev/null || return 0
+  [ "$(id -u)" = 0 ] || need_packages postgresql
+  need_packages postgresql-common
+  kept=$(mktemp)
+  cp -p "$conf" "$kept"
+  printf '\ncreate_main_cluster = false\n' >>"$conf"
+  (need_packages postgresql) || { cp -p "$kept" "$conf"; exit 1; }
+  cp -p "$kept" "$conf"
+  rm -f "$kept"
+}

@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from functools import cache
 
 import pytest
@@ -15,6 +15,7 @@ from hearth.drivers.bubblewrap.cgroup_tree import detect_own
 from tests import dockerd as daemons
 from tests.machine import elsewhere, judge
 from tests.patience import patient, set_factor
+from tests.postgres import Postgres, server
 
 
 def _reason(item: pytest.Item) -> str | None:
@@ -84,6 +85,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         own = item.get_closest_marker("timeout")
         seconds = plain if own is None else own.args[0]
         item.add_marker(pytest.mark.timeout(patient(seconds)), append=False)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server that all tests share; those that stop it make their own."""
+    with server() as made:
+        yield made
 
 
 def has_own_namespaces() -> bool:

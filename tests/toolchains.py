@@ -1,8 +1,8 @@
 """The machine's own Node and Go, for tests that run them themselves; where it has none, what the platform fetches then.
 
-    python -m tests.toolchains
+    python -m tests.toolchains [node] [go]
 
-fetches what is missing into the virtual environment. `scripts/test` does so.
+fetches what is missing of these, or of both, into the virtual environment. `scripts/test` does so.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -39,15 +40,15 @@ def on_the_host(runtime: str) -> Toolchain | None:
     return replace(toolchain, bin=str(FETCHED / toolchain.mount.name / "bin" / runtime), mount=None)
 
 
-async def fetch(folder: Path) -> None:
+async def fetch(folder: Path, runtimes: Iterable[str]) -> None:
     """Fetch what this machine lacks into a folder, as the platform does."""
     folder.mkdir(exist_ok=True)
     toolchains = Toolchains(
         folder, read_registries(dict(os.environ)), Path(uv.find_uv_bin()), machine_places()
     )
-    for runtime in ("node", "go"):
+    for runtime in runtimes:
         await toolchains.get(runtime, "", lambda line: print(line, file=sys.stderr))
 
 
 if __name__ == "__main__":
-    asyncio.run(fetch(FETCHED))
+    asyncio.run(fetch(FETCHED, sys.argv[1:] or ("node", "go")))

@@ -161,7 +161,10 @@ def server_settings(flags: Mapping[str, str | None], environ: Mapping[str, str])
                 values[setting.field] = _READERS.get(setting.field, str)(text)
             except (ValueError, InvalidInput) as error:
                 hint = error.hint if isinstance(error, InvalidInput) else None
-                raise InvalidInput(f"{named} can't be {text!r}: {error}", hint=hint) from error
+                shown = (
+                    "what it is" if setting.field == "database_url" else repr(text)
+                )  # it has a password in it
+                raise InvalidInput(f"{named} can't be {shown}: {error}", hint=hint) from error
     values.setdefault("data_dir", _default_data_dir(environ))
     host = values.get("host", "127.0.0.1")
     values.setdefault("registration", "open" if is_loopback(host) else "closed")
@@ -249,10 +252,24 @@ def _url(text: str) -> str:
 
 
 LANGUAGES = ("python", "node", "go")
+
+
+def _database_url(text: str) -> str:
+    """What more is wrong with it, libpq says, which reads it."""
+    text = text.strip()  # a secret often ends with a newline
+    if not text.startswith(("postgresql://", "postgres://")):
+        raise InvalidInput(
+            "it is not a URL of PostgreSQL",
+            hint="write postgresql://USER:PASSWORD@HOST:5432/NAME; without it the database is SQLite, in --data-dir",
+        )
+    return text
+
+
 ENFORCEABLE = frozenset({"memory", "cpu", "pids", "tmp", "network"})
 
 _READERS: dict[str, Callable[[str], Any]] = {
     "data_dir": lambda text: Path(text).expanduser().absolute(),
+    "database_url": _database_url,
     "port": _number(0, 65535),
     "isolation": _choice("auto", "bubblewrap", "docker", "process"),
     "isolation_runtime": _isolation_runtime,

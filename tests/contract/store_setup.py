@@ -1,13 +1,17 @@
-"""A store on a file of its own on tmpfs, and short ways to put things into it."""
+"""A store on a database of its own (SQLite: a file on tmpfs), and short ways to put things into it."""
 
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import psycopg
 
 from hearth.core.function import FunctionConfig
 from hearth.core.permissions import Action, KeyScope
@@ -20,11 +24,18 @@ SHM = Path("/dev/shm")
 
 @dataclass
 class Setting:
+    """`where` is the file, or PostgreSQL's URL."""
+
     store: Store
     clock: FakeClock
     ids: ClockIds
-    path: Path
+    where: Path | str
     topics: list[str] = field(default_factory=list)
+
+    @property
+    def path(self) -> Path:
+        assert isinstance(self.where, Path)
+        return self.where
 
     async def user(self, email: str = "jo@example.com", namespace: str | None = None) -> User:
         return await self.store.add_user(
@@ -74,14 +85,24 @@ class Setting:
         return ApiKey(**(values | changes))  # type: ignore[arg-type]
 
 
+def sql(at: Setting, statement: str, *values: object) -> list[tuple[Any, ...]]:
+    """Look at, or age, what is stored, behind the store's back. Values stand for question marks."""
+    if isinstance(at.where, Path):
+        with closing(sqlite3.connect(at.where, isolation_level=None)) as connection:
+            return connection.execute(statement, values).fetchall()
+    with psycopg.connect(at.where, autocommit=True) as server:
+        cursor = server.execute(statement.replace("%", "%%").replace("?", "%s"), values)  # type: ignore[call-overload]
+        return cursor.fetchall() if cursor.description is not None else []
+
+
 @asynccontextmanager
-async def setting(path: Path | None = None, *, durable: bool = True) -> AsyncIterator[Setting]:
+async def setting(where: Path | str | None = None, *, durable: bool = True) -> AsyncIterator[Setting]:
     folder = Path(tempfile.mkdtemp(prefix="hearth-store-", dir=SHM if SHM.is_dir() else None))
     clock = FakeClock()
     ids = ClockIds(clock)
     topics: list[str] = []
     try:
-        where = path or folder / "hearth.db"
+        where = where or folder / "hearth.db"
         store = await Store.open(where, durable=durable, clock=clock, ids=ids, publish=topics.append)
         try:
             yield Setting(store, clock, ids, where, topics)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-from collections.abc import AsyncIterator
-from contextlib import closing
 
 import pytest
 
@@ -14,21 +11,9 @@ from hearth.core.permissions import Action, KeyScope
 from hearth.core.records import Failure, InvocationRow, SandboxRow
 from hearth.core.version import VersionState
 
-from .store_setup import Setting, setting
+from .store_setup import Setting, sql
 
 DAY = 86_400_000
-
-
-@pytest.fixture
-async def at() -> AsyncIterator[Setting]:
-    async with setting() as made:
-        yield made
-
-
-def sql(at: Setting, statement: str, *values: object) -> list[tuple[object, ...]]:
-    """Look at, or age, what is stored, behind the store's back."""
-    with closing(sqlite3.connect(at.path, isolation_level=None)) as connection:
-        return connection.execute(statement, values).fetchall()
 
 
 # functions and their work

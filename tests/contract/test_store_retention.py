@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -13,14 +12,7 @@ from hearth.core.records import Failure, FunctionRow, InvocationRow, SandboxRow,
 from hearth.core.traffic import Share
 from hearth.store import retention as rows
 
-from .store_setup import Setting, setting
-from .test_store_contract import sql
-
-
-@pytest.fixture
-async def at() -> AsyncIterator[Setting]:
-    async with setting() as made:
-        yield made
+from .store_setup import Setting, sql
 
 
 async def deployed(at: Setting, user: User, count: int) -> tuple[FunctionRow, list[VersionRow]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import pytest
+from sqlalchemy import inspect
 
 from hearth.core import limits
 from hearth.core.errors import Conflict, NotFound, TooLarge
@@ -13,14 +14,7 @@ from hearth.core.function import FunctionConfig
 from hearth.core.records import Event, FunctionRow, SealedSecret, SecretRow, User, VersionRow
 from hearth.store import secrets as module
 
-from .store_setup import Setting, setting
-from .test_store_contract import sql
-
-
-@pytest.fixture
-async def at() -> AsyncIterator[Setting]:
-    async with setting() as made:
-        yield made
+from .store_setup import Setting, sql
 
 
 async def put(
@@ -222,10 +216,10 @@ async def test_they_go_with_their_function_and_their_namespace(at: Setting) -> N
         await put(at, user, "A", b"own", function)
     again, _ = await live(at, user, ["A"])  # the next one of that name gets none of its secrets
     assert values(await at.store.sealed_secrets(user.namespace_id, again.id, ["A"])) == {"A": b"shared"}
-    sql(at, "PRAGMA foreign_keys=ON")
-    assert ("CASCADE",) in {
-        (row[6],) for row in sql(at, "PRAGMA foreign_key_list(secrets)") if row[2] == "namespaces"
-    }
+    keys = inspect(at.store._db._readers).get_foreign_keys("secrets")
+    assert [key["options"] for key in keys if key["referred_table"] == "namespaces"] == [
+        {"ondelete": "CASCADE"}
+    ]
 
 
 async def test_what_is_too_much(at: Setting, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,19 +45,6 @@ async def main():
 asyncio.run(main())
 """
 )
-# Claims builds until there are none, and says which it got.
-CLAIM_ALL = (
-    PRELUDE
-    + """
-async def main():
-    store = await opened()
-    sys.stdin.readline()
-    while (job := await store.claim_build(sys.argv[2], 60)) is not None:
-        print(job.version.id, job.lease.token)
-    await store.close()
-asyncio.run(main())
-"""
-)
 
 
 @pytest.fixture
@@ -215,26 +202,3 @@ def test_what_was_acknowledged_survives_kill_9() -> None:
                 kept = {key for (key,) in connection.execute("SELECT build_key FROM artifacts")}
                 assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
             assert acknowledged <= kept
-
-
-async def test_processes_that_claim_at_once_never_get_the_same(at: Setting) -> None:
-    user = await at.user()
-    versions = {(await at.deploy(user))[1].id for _ in range(40)}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", CLAIM_ALL, at.path, f"worker-{n}"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        for n in range(3)
-    ]
-    claimed = []
-    for worker in workers:  # all are released before any is read
-        assert worker.stdin is not None
-        worker.stdin.write(b"go\n")
-        worker.stdin.flush()
-    for worker in workers:
-        out, _ = await asyncio.to_thread(worker.communicate, timeout=60)
-        assert worker.returncode == 0
-        claimed += [line.split()[0] for line in out.decode().splitlines()]
-    assert len(claimed) == 40 and set(claimed) == versions

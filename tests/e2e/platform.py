@@ -38,11 +38,13 @@ class Platform:
     home: a folder of the test's own; data directory and token file are below it.
     flags: more flags of `hearth up`.
     starter: what its command is put after.
+    variables: more of its environment, and of the commands'.
     """
 
     home: Path
     flags: tuple[str, ...] = ()
     starter: tuple[str, ...] = ()
+    variables: dict[str, str] = field(default_factory=dict)
     url: str = ""
     output: list[str] = field(default_factory=list)
     process: subprocess.Popen[str] | None = None
@@ -58,7 +60,8 @@ class Platform:
     @property
     def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("HEARTH_")}
-        return {**kept, "XDG_CONFIG_HOME": str(self.home / "config"), "NO_COLOR": "1"}
+        own = {"XDG_CONFIG_HOME": str(self.home / "config"), "NO_COLOR": "1"}
+        return {**kept, **own, **self.variables}
 
     def start(self, port: int = 0) -> Platform:
         """Start it and wait until it says that it is ready."""

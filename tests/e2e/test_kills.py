@@ -49,6 +49,7 @@ def test_killed_together_the_next_start_is_clean(own_platform: Platform) -> None
     assert leftovers(platform.instance, platform.data) == []
 
 
+KEPT = {"idle": "15m"}  # on a slow machine what comes next may take longer than an idle instance is kept
 # Leaves processes that are nobody's children, in sessions of their own, deaf to every signal, and one that forks on and on.
 DAEMONS = {
     "handler.py": """
@@ -108,7 +109,7 @@ def all_ended(pidfds: set[int]) -> bool:
 def test_daemons_of_a_function_end_too(own_platform: Platform, kind: str) -> None:
     platform = own_platform.start()
     platform.register()
-    platform.deploy("daemons", "python", DAEMONS)
+    platform.deploy("daemons", "python", DAEMONS, scale=KEPT)
     assert platform.call("/fn/ann/daemons").body == b"left"
     with daemons(platform) as pidfds:
         platform.kill(kind)
@@ -126,7 +127,7 @@ def test_nothing_of_functions_and_builds_is_left(own_platform: Platform, with_ke
     """Networks, disks and groups of what runs when the supervisor is killed; where its keeper is too, the next start clears them."""
     platform = own_platform.start()
     platform.register()
-    platform.deploy("daemons", "python", DAEMONS, network="internet")
+    platform.deploy("daemons", "python", DAEMONS, network="internet", scale=KEPT)
     assert platform.call("/fn/ann/daemons").body == b"left"
     folder = platform.function("slow", "python", HELLO, build={"command": "sleep 3600"})
     deploying = subprocess.Popen(

@@ -66,10 +66,13 @@ def unconfined(pid: int, uid: int) -> set[str]:
         found.add("scheduler")
     if limit_of(pid, "Max core file size")[1] != "0":
         found.add("core")
-    groups = [line.split(":", 2)[2] for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
-    if not any("/hearth-" in group for group in groups):
+    if not any("/hearth-" in group for group in groups_of(pid) - groups_of(os.getpid())):
         found.add("cgroup")
     return found
+
+
+def groups_of(pid: int) -> set[str]:
+    return {line.split(":", 2)[2] for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()}
 
 
 def problems(child: int, payload: int, uid: int) -> set[str]:

@@ -93,6 +93,12 @@ def test_the_help_of_all(capsys: pytest.CaptureFixture[str]) -> None:
             "--isolation-runtime can't be 'a b'",
             "use a name that docker knows",
         ),
+        (
+            ["up", "--database-url", "mysql://u:secret@h/d"],
+            "--database-url can't be what it is",
+            "write postgresql://",
+        ),
+        (["password", "reset", "a@b.org"], "--data-dir is missing", "give the one"),
         (["up", "--shards", "2"], "there is no option --shards", "see: hearth up --help"),
     ],
 )

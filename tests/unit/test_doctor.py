@@ -109,6 +109,11 @@ def test_the_settings_are_those_of_up(
             {"data_dir": "/a b"},
             "sudo /opt/hearth/bin/hearth up --data-dir '/a b' --port 7070",
         ),
+        (
+            "hearth up",
+            {"database_url": "postgresql://u:secret@h/d"},
+            '/opt/hearth/bin/hearth up --database-url "$HEARTH_DATABASE_URL"',
+        ),
         ("apt-get install nftables", {"data_dir": "/a"}, "apt-get install nftables"),
     ],
 )

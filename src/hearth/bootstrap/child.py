@@ -246,6 +246,17 @@ async def begin(store: ProcessStore, context: Context, kind: str) -> None:
         await store.end_owner(owner)
 
 
+async def end(store: ProcessStore, owner: str) -> None:
+    """Write down that this process ends. Where the store is down it ends all the same: the next start finds out."""
+    try:
+        async with asyncio.timeout(END):
+            await store.end_owner(owner)
+    except (HearthError, TimeoutError) as error:
+        why = str(error) or "it does not answer"
+        logging.getLogger(__name__).warning("the end of this process is not in the database: %s", why)
+
+
+END = 5.0  # seconds
 HEARTBEAT = 5.0  # seconds
 
 

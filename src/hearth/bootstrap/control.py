@@ -7,8 +7,6 @@ import contextlib
 import logging
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import AsyncExitStack
@@ -44,7 +42,8 @@ from hearth.app.users import Users
 from hearth.blobs.local import LocalBlobs
 from hearth.bootstrap import child
 from hearth.bootstrap.child import Context, RandomIds, SystemClock
-from hearth.bootstrap.parts import log_bounds, runtimes
+from hearth.bootstrap.migrate import migrate_apart
+from hearth.bootstrap.parts import log_bounds, open_store, runtimes, shown_database
 from hearth.build.archive import unpack_upload
 from hearth.build.registries import read_registries
 from hearth.build.runner import Runner
@@ -79,14 +78,7 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
         bus = BusServer(context.bus_socket)
         await bus.start()
         stack.push_async_callback(bus.close)
-        store = await Store.open(
-            settings.data_dir / "hearth.db",
-            durable=True,
-            clock=clock,
-            ids=ids,
-            publish=bus.publish,
-            migrator=_migrate_apart,
-        )
+        store = await open_store(settings, durable=True, publish=bus.publish, migrator=migrate_apart)
         stack.push_async_callback(store.close)
         await store.check_root_key(root.fingerprint())
         first = context.run_dir / "control" / "first"  # goes with the run directory: once per `hearth up`
@@ -176,7 +168,7 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
         staged.rename(
             context.api_socket
         )  # from now on shards come to us, and no longer to a control before us
-        ready({"first_user": await store.count_users() == 0})
+        ready({"first_user": await store.count_users() == 0, "database": shown_database(settings)})
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if not stopping.is_set():  # something of ours has failed: a successor takes over while we drain
             ready({"draining": True})
@@ -188,7 +180,7 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await store.end_owner(context.owner)
+        await child.end(store, context.owner)
         for task in done:
             if not task.cancelled() and task.exception() is not None:
                 raise RuntimeError(f"{task.get_name()} failed") from task.exception()
@@ -220,11 +212,6 @@ def _traffic(
         whole=whole,
         has_source=lambda version: blobs.exists("source", version.source),
     )
-
-
-def _migrate_apart(database: Path) -> None:
-    """Blocks. What is wrong with the database is found, and said, by who opens it afterwards."""
-    subprocess.run([sys.executable, "-I", "-m", "hearth.bootstrap.migrate", str(database)], check=False)
 
 
 def _workshop(

@@ -125,7 +125,9 @@ def _platform(settings: Settings, place: Place) -> list[Finding]:
     if place.finding.holds:
         key, fingerprint = rootkey.look(settings.key_file or data / "key", create=settings.key_file is None)
         found.append(key)
-        if not place.running:
+        if settings.database_url:
+            found.append(database.look_at_server(settings.database_url, fingerprint))
+        elif not place.running:
             found.append(database.look(data / "hearth.db", fingerprint))
         near = _nearest(data)
         found.append(disk.room(shutil.disk_usage(near).free, str(near)))

@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 from hearth.app import auth
-from hearth.bootstrap.child import RandomIds, SystemClock
+from hearth.bootstrap.parts import open_store
 from hearth.core.errors import NotFound
 from hearth.core.records import User
+from hearth.core.settings import Settings
 from hearth.security.passwords import Argon2Passwords
-from hearth.store.store import Store
 
 
-def reset_password(data_dir: Path, email: str, new: str) -> User:
+def reset_password(settings: Settings, email: str, new: str) -> User:
     """Set somebody's password without the old one. A platform that runs ends his sessions within seconds.
 
     Raises:
         NotFound: there is no database, or nobody with that e-mail. InvalidInput: the new password is refused.
         StartupFailed, StoreUnavailable: the database can't be opened or written.
     """
-    database = data_dir / "hearth.db"
-    if not database.is_file():
+    if not settings.database_url and not (settings.data_dir / "hearth.db").is_file():
         raise NotFound(
-            f"there is no platform in {data_dir}", hint="give the --data-dir that `hearth up` prints"
+            f"there is no platform in {settings.data_dir}",
+            hint="give the --data-dir that `hearth up` prints, or its --database-url",
         )
-    return asyncio.run(_reset(database, email, new))
+    return asyncio.run(_reset(settings, email, new))
 
 
-async def _reset(database: Path, email: str, new: str) -> User:
-    store = await Store.open(database, durable=True, clock=SystemClock(), ids=RandomIds())
+async def _reset(settings: Settings, email: str, new: str) -> User:
+    store = await open_store(settings, durable=True)
     passwords = Argon2Passwords()
     try:
         return await auth.reset_password(store, passwords, email, new)

@@ -27,7 +27,7 @@ from hearth.app.slots import Room, Slots
 from hearth.app.start_figures import CountedLaunches, StartFigures
 from hearth.bootstrap import child
 from hearth.bootstrap.child import Context, RandomIds, SystemClock
-from hearth.bootstrap.parts import log_bounds, runtimes
+from hearth.bootstrap.parts import log_bounds, open_store, runtimes
 from hearth.build.shelf import Shelf
 from hearth.build.toolchains import places_of
 from hearth.bus.local import BusClient
@@ -41,7 +41,6 @@ from hearth.guest.factory import StreamGuests
 from hearth.security.tokens import AccessTokens
 from hearth.security.vault import Vault, read_key
 from hearth.security.verifier import CredentialVerifier
-from hearth.store.store import Store
 from hearth.telemetry.logs import LogFiles
 from hearth.telemetry.pipes import PipeReader
 
@@ -54,9 +53,7 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
         bus = BusClient(context.bus_socket)
         await bus.start()
         stack.push_async_callback(bus.close)
-        store = await Store.open(
-            settings.data_dir / "hearth.db", durable=False, clock=clock, ids=ids, publish=bus.publish
-        )
+        store = await open_store(settings, durable=False, publish=bus.publish)
         stack.push_async_callback(store.close)
         await child.begin(store, context, "shard")
         driver = RemoteDriver(context.keeper_socket, context.owner)
@@ -167,7 +164,7 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await store.end_owner(context.owner)
+        await child.end(store, context.owner)
         for task in done:
             if not task.cancelled() and task.exception() is not None:
                 raise RuntimeError(f"{task.get_name()} failed") from task.exception()

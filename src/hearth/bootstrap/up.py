@@ -53,6 +53,8 @@ def run(settings: Settings) -> None:
     with ExitStack() as stack:
         log.info("starting on %s", settings.data_dir)  # it may be a while until there is more to say
         data = DataDir(settings.data_dir)
+        if settings.database_url and data.has_state:
+            log.warning("%s is not used: the database is PostgreSQL's", settings.data_dir / "hearth.db")
         stack.callback(data.close)
         locks = locks_of(root, runtime_dir(environment()))
         if locks is not None:
@@ -148,7 +150,7 @@ def _specs(
     setup_token: str | None,
 ) -> Sequence[ChildSpec]:
     common: dict[str, Any] = {
-        "settings": settings_to_json(settings),
+        "settings": settings_to_json(replace(settings, database_url="")),
         "instance": instance,
         "run_dir": str(run_dir),
         "uid": uid,
@@ -167,10 +169,13 @@ def _specs(
         arguments: tuple[str, ...] = (),
     ) -> ChildSpec:
         argv = (sys.executable, "-I", "-m", f"hearth.bootstrap.{module}", *arguments)
+        own: dict[str, Any] = {"name": name, "extra": extra}
+        if module in ("control", "shard"):  # of the database's password the others know nothing
+            own["settings"] = settings_to_json(settings)
         return ChildSpec(
             name,
             argv if runs_as is None else (*_dropped(*runs_as), *argv),
-            {**common, "name": name, "extra": extra},
+            {**common, **own},
             stage,
             {**fds, **shared},
             drains=module in ("control", "shard"),
@@ -239,6 +244,8 @@ def _announce(settings: Settings, said: dict[str, dict[str, Any]], setup_token: 
         f"  Isolation  {held['isolation']}",
         f"  Data       {settings.data_dir}",
     ]
+    if said["control"]["database"] is not None:
+        lines.append(f"  Database   {said['control']['database']}")
     lines += [f"  Warning    {warning}" for warning in held["warnings"]]
     if setup_token is not None and said["control"]["first_user"]:
         lines.append(f"  Set-up     the first account needs this token: {setup_token}")

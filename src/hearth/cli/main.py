@@ -27,6 +27,7 @@ COMMANDS = {
     "up": "up:up",
     "doctor": "doctor:doctor",
     "images": "images:images",
+    "migrate": "migrate:migrate",
     "register": "accounts:register",
     "login": "accounts:login",
     "logout": "accounts:logout",

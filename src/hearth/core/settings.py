@@ -24,6 +24,9 @@ class Settings:
     """What `hearth up` runs with. Paths are absolute, sizes bytes, times seconds."""
 
     data_dir: Path
+    database_url: str = field(
+        default="", repr=False
+    )  # with its password; empty: SQLite in the data directory
     host: str = "127.0.0.1"
     port: int = 8080
     isolation: str = "auto"  # auto | bubblewrap | docker | process
@@ -56,6 +59,13 @@ SETTINGS: tuple[Setting, ...] = (
         "HEARTH_DATA_DIR",
         "where all state is kept",
         "~/.local/share/hearth (root: /var/lib/hearth)",
+    ),
+    Setting(
+        "database_url",
+        "--database-url",
+        "HEARTH_DATABASE_URL",
+        "the PostgreSQL database, as postgresql://USER:PASSWORD@HOST/NAME",
+        "none: SQLite, DATA_DIR/hearth.db",
     ),
     Setting("host", "--host", "HEARTH_HOST", "address to listen on", "127.0.0.1"),
     Setting("port", "--port", "HEARTH_PORT", "port to listen on; 0 takes a free one", "8080"),

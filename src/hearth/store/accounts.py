@@ -13,7 +13,7 @@ from hearth.core.permissions import Role
 from hearth.core.records import Membership, User
 from hearth.store import tables as t
 from hearth.store.database import Database
-from hearth.store.dialect import upsert
+from hearth.store.dialect import Alone, alone, upsert
 from hearth.store.rows import emit, to_user, users
 from hearth.store.writer import Tx
 
@@ -46,6 +46,7 @@ class Accounts:
 
         def write(tx: Tx) -> User:
             run = tx.connection.execute
+            alone(tx.connection, Alone.ACCOUNTS)
             first = not run(select(exists(select(t.users.c.id)))).scalar_one()
             if first_only and not first:
                 raise RegistrationClosed(
@@ -138,6 +139,7 @@ class Accounts:
 
     async def begin_login(self, subjects: Sequence[str]) -> float:
         def write(tx: Tx) -> float:
+            alone(tx.connection, Alone.LOGINS)
             now = tx.database_ms()
             wait = _wait(tx.connection, subjects, now)
             if wait == 0:

@@ -53,7 +53,8 @@ class Credentials:
     ) -> tuple[str, User] | None:
         def write(tx: Tx) -> tuple[str, User] | None:
             tokens, run = t.refresh_tokens, tx.connection.execute
-            token = run(select(tokens).where(tokens.c.hash == old_hash.hex())).mappings().first()
+            mine = select(tokens).where(tokens.c.hash == old_hash.hex()).with_for_update()
+            token = run(mine).mappings().first()
             if token is None:
                 return None
             session_id = token["session_id"]
@@ -226,7 +227,9 @@ class Credentials:
             statement = update(t.credentials).where(c.id == bindparam("key"), c.kind == "key", later)
             tx.connection.execute(
                 statement.values(last_used_ms=bindparam("at")),
-                [{"key": key, "at": at} for key, at in used.items()],
+                [
+                    {"key": key, "at": at} for key, at in sorted(used.items())
+                ],  # one order: no two wait for each other
             )
 
         if used:

@@ -1,9 +1,10 @@
-"""What differs between databases: how to connect, and what time it is there."""
+"""What differs between databases: what time it is there, how a row is put, how one is alone; and how SQLite is opened."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,30 @@ def upsert(connection: Connection, table: Table) -> Any:
     from sqlalchemy.dialects import postgresql  # two megabytes that nobody needs beside SQLite
 
     return postgresql.insert(table)
+
+
+def alone(connection: Connection, what: Alone) -> None:
+    """From here to the end of the transaction nobody else does this. In SQLite who writes is alone anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(_ADVISORY, {"key": _KEYS + what.value})
+
+
+class Alone(Enum):
+    """What one transaction does at a time, of all that share a database. The numbers are the locks': they stay."""
+
+    MIGRATION = 1
+    EVENTS = 2  # numbers of the outbox are given and committed in the same order
+    ACCOUNTS = 3  # who is first, and names that are made up
+    LOGINS = 4  # failures are counted before the next one is judged
+
+
+_KEYS = 0x48656172_00000000  # "Hear": PostgreSQL's advisory locks are shared by all that use a database
+_ADVISORY = text("SELECT pg_advisory_xact_lock(:key)")
+
+
+def is_server(where: str) -> bool:
+    """Whether a database's URL is PostgreSQL's, in either of libpq's spellings."""
+    return where.startswith(("postgresql://", "postgres://"))
 
 
 def create_file(path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, delete, func, select
 
 from hearth.core.errors import NotFound
 from hearth.core.function import FunctionConfig, config_to_json
@@ -12,6 +12,7 @@ from hearth.core.records import FunctionRow, FunctionSummary, VersionRow
 from hearth.core.version import VersionState
 from hearth.store import tables as t
 from hearth.store.database import Database
+from hearth.store.dialect import upsert
 from hearth.store.rows import emit, functions, to_function, to_version
 from hearth.store.writer import Tx
 
@@ -49,16 +50,24 @@ class Functions:
     ) -> tuple[FunctionRow, VersionRow]:
         def write(tx: Tx) -> tuple[FunctionRow, VersionRow]:
             run = tx.connection.execute
-            find = functions().where(t.functions.c.namespace_id == namespace_id, t.functions.c.name == name)
-            if run(find).first() is None:
-                run(
-                    t.functions.insert().values(
-                        id=function_id, namespace_id=namespace_id, name=name, created_ms=tx.now_ms
-                    )
-                )
-            function = to_function(run(find).mappings().one())
             f = t.functions.c
-            run(update(t.functions).where(f.id == function.id).values(last_number=f.last_number + 1))
+            new = {
+                "id": function_id,
+                "namespace_id": namespace_id,
+                "name": name,
+                "last_number": 1,
+                "created_ms": tx.now_ms,
+            }
+            # In one statement, which also keeps the row from going: two may deploy what is new, a third may delete it.
+            run(
+                upsert(tx.connection, t.functions)
+                .values(new)
+                .on_conflict_do_update(
+                    index_elements=[f.namespace_id, f.name], set_={"last_number": f.last_number + 1}
+                )
+            )
+            find = functions().where(f.namespace_id == namespace_id, f.name == name)
+            function = to_function(run(find).mappings().one())
             number = run(select(f.last_number).where(f.id == function.id)).scalar_one()
             run(
                 t.versions.insert().values(

@@ -14,7 +14,7 @@ from pathlib import Path
 from hearth.core.errors import HearthError, StartupFailed
 from hearth.core.finding import Finding, State, found_by, note, ok
 from hearth.linux.apart import answer_of
-from hearth.store.migrate import newest, of_newer, schemas
+from hearth.store.migrate import newest, not_hearths, of_newer, schemas
 
 NAME = "database"
 FINGERPRINT = "root_key_fingerprint"  # in the table `meta`
@@ -57,16 +57,33 @@ def look(path: Path, fingerprint: str | None) -> Finding:
     return _judge(said["schema"], said["fingerprint"], fingerprint)
 
 
-def _judge(schema: str | None, known: str | None, fingerprint: str | None) -> Finding:
+def look_at_server(url: str, fingerprint: str | None) -> Finding:
+    """The same for a database of PostgreSQL, whoever uses it meanwhile. Its password is in nothing that is said."""
+    from hearth.store import postgres
+
+    try:
+        name, seen = postgres.shown(url), postgres.peek(url)
+    except HearthError as error:
+        return found_by(error, NAME, State.REFUSED)
+    where = f"{name}, PostgreSQL {seen.version}"
+    if seen.schema is None and not seen.empty:
+        return found_by(not_hearths(name, server=True), NAME, State.REFUSED)
+    if seen.schema is None:
+        return ok(NAME, f"{where}: nothing in it yet, the first start makes its tables")
+    return _judge(seen.schema, seen.values.get(FINGERPRINT), fingerprint, where)
+
+
+def _judge(schema: str | None, known: str | None, fingerprint: str | None, server: str = "") -> Finding:
     problem: HearthError | None = None
     if schema not in schemas():
-        problem = of_newer(str(schema))
+        problem = of_newer(str(schema), server=bool(server))
     elif known is not None and known != fingerprint:
         problem = of_another_key()
     if problem is not None:
         return found_by(problem, NAME, State.REFUSED)
-    then = "" if schema == newest() else f", migrated to {newest()} at the next start (a copy is made first)"
-    return ok(NAME, f"schema {schema}{then}")
+    copied = "" if server else " (a copy is made first)"
+    then = "" if schema == newest() else f", migrated to {newest()} at the next start{copied}"
+    return ok(NAME, f"{f'{server}, ' if server else ''}schema {schema}{then}")
 
 
 def _read(path: Path) -> str:

@@ -1,7 +1,7 @@
 """Bring a database to this program's schema, or say why not.
 
 One process at a time migrates; the others wait and find it done. A SQLite file that has data is copied to
-``backups/`` beside it first. A migration is one transaction: it happens whole or not at all.
+``backups/`` beside it first; PostgreSQL's backups are its owner's. A migration is one transaction: it happens whole or not at all.
 
 Alembic is imported where there is something to migrate: with what it brings along it weighs as much as a small process.
 """
@@ -14,16 +14,17 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine, inspect, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from hearth.core.errors import StartupFailed
-from hearth.store.errors import translate
+from hearth.store.dialect import Alone, alone
+from hearth.store.errors import reason, translate
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -31,32 +32,72 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _FOLDER = Path(__file__).with_name("migrations")
 LOCK_WAIT = 120.0  # seconds that another process's migration may take
+_LOCK_TIMEOUT = "55P03"  # lock_not_available
 
 
-def migrate(engine: Engine, path: Path, now_ms: int) -> None:
-    """Bring the database at `path` to the newest schema. Blocks.
+def migrate(engine: Engine, path: Path, now_ms: int) -> str | None:
+    """Bring the SQLite database at `path` to the newest schema; returns the one that it had. Blocks.
 
     Raises:
         StartupFailed: it was written by a newer Hearth or is not Hearth's, another process holds it, or the
             migration failed (the file is as it was then).
     """
+
+    def copy(schema: str) -> str:
+        return f"; a copy is in {backup(path, schema, now_ms)}"
+
     try:
         with _alone(path), engine.begin() as connection:
-            if _stored(connection) != newest():
-                _upgrade(connection, path, now_ms)
+            return _upgrade(connection, str(path), copy)
     except SQLAlchemyError as error:
-        problem = translate(error)
-        raise StartupFailed(
-            f"the database can't be brought to this version's schema: {problem}",
-            hint=getattr(problem, "hint", None) or "nothing was changed; look at the server's log",
-        ) from error
+        raise failed(error, "be brought to this version's schema") from error
+
+
+def migrate_server(engine: Engine, name: str) -> str | None:
+    """The same for a database of PostgreSQL; no copy is made. Who has nothing to migrate waits for nobody and needs no right to.
+
+    Args:
+        engine: whose statements wait `LOCK_WAIT` seconds for another process's migration.
+        name: as people know the database.
+    """
+    try:
+        with engine.begin() as connection:
+            if (found := stored(connection)) == newest():
+                return found
+    except SQLAlchemyError as error:
+        raise failed(error, "be opened", name) from error
+    try:
+        with engine.begin() as connection:
+            alone(connection, Alone.MIGRATION)
+            return _upgrade(connection, name, lambda schema: "")
+    except SQLAlchemyError as error:
+        if getattr(getattr(error, "orig", None), "sqlstate", None) == _LOCK_TIMEOUT:
+            raise _taken() from error
+        raise failed(error, "be brought to this version's schema", name) from error
+
+
+def failed(error: SQLAlchemyError, what: str, name: str | None = None) -> StartupFailed:
+    """Why a database can't `what`. `name`: of PostgreSQL's, for people."""
+    problem = translate(error)
+    said = reason(error) if isinstance(error, OperationalError) else None
+    return StartupFailed(
+        f"the database{f' {name}' if name else ''} can't {what}: {problem}{f' ({said})' if said else ''}",
+        hint=getattr(problem, "hint", None) or "nothing was changed; look at the server's log",
+    )
+
+
+def _taken() -> StartupFailed:
+    return StartupFailed(
+        "another process has been migrating the database for two minutes",
+        hint="look what it does; end it and start again",
+    )
 
 
 def is_current(engine: Engine) -> bool:
     """Whether there is nothing to migrate. False too when the database can't be read: `migrate` says why."""
     try:
         with engine.connect() as connection:
-            return _stored(connection) == newest()
+            return stored(connection) == newest()
     except SQLAlchemyError:
         return False
 
@@ -72,7 +113,7 @@ def newest() -> str:
     return max(schemas())
 
 
-def _stored(connection: Connection) -> str | None:
+def stored(connection: Connection) -> str | None:
     """The schema that the database says it has."""
     if not inspect(connection).has_table("alembic_version"):
         return None
@@ -80,19 +121,27 @@ def _stored(connection: Connection) -> str | None:
     return found
 
 
-def _upgrade(connection: Connection, path: Path, now_ms: int) -> None:
+def _upgrade(connection: Connection, name: str, copy: Callable[[str], str]) -> str | None:
+    """Migrate where there is something to migrate; returns the schema that was there.
+
+    Args:
+        name: of the database, for people.
+        copy: makes a copy of what has this schema, and says where.
+    """
+    if (found := stored(connection)) == newest():
+        return found
     from alembic import command
     from alembic.script import ScriptDirectory
 
     config = _config()
     scripts = ScriptDirectory.from_config(config)
-    head = scripts.get_current_head()
-    current = _revision(connection, {script.revision for script in scripts.walk_revisions()}, path)
+    current = _revision(connection, {script.revision for script in scripts.walk_revisions()}, name)
     if current is not None:
-        copy = backup(path, current, now_ms)
-        _log.info("the database is migrated from %s to %s; a copy is in %s", current, head, copy)
+        head, copied = scripts.get_current_head(), copy(current)
+        _log.info("the database is migrated from %s to %s%s", current, head, copied)
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+    return current
 
 
 def _config() -> Config:
@@ -104,28 +153,36 @@ def _config() -> Config:
     return config
 
 
-def _revision(connection: Connection, known: set[str], path: Path) -> str | None:
-    """The schema that is there; None for an empty file. Raises StartupFailed."""
+def _revision(connection: Connection, known: set[str], name: str) -> str | None:
+    """The schema that is there; None for an empty database. Raises StartupFailed."""
     from alembic.migration import MigrationContext
 
     current = MigrationContext.configure(connection).get_current_revision()
     if current is None:
         if inspect(connection).get_table_names():
-            raise StartupFailed(
-                f"{path} is a database, but not one of Hearth's",
-                hint="choose another --data-dir or move the file away",
-            )
+            raise not_hearths(name, server=connection.dialect.name == "postgresql")
         return None
     if current not in known:
-        raise of_newer(current)
+        raise of_newer(current, server=connection.dialect.name == "postgresql")
     return current
 
 
-def of_newer(schema: str) -> StartupFailed:
-    """This program does not know that schema."""
+def not_hearths(name: str, *, server: bool = False) -> StartupFailed:
+    """Something else is in that database. `server`: it is PostgreSQL's."""
+    return StartupFailed(
+        f"{name} is a database, but not one of Hearth's",
+        hint="make one for it: CREATE DATABASE hearth OWNER hearth"
+        if server
+        else "choose another --data-dir or move the file away",
+    )
+
+
+def of_newer(schema: str, *, server: bool = False) -> StartupFailed:
+    """This program does not know that schema. `server`: of PostgreSQL, of which Hearth makes no copies."""
+    copy = "your backup from before it" if server else "the copy that it made in DATA_DIR/backups"
     return StartupFailed(
         f"the database was written by a newer Hearth (schema {schema})",
-        hint="run that version again, or restore the copy that it made in DATA_DIR/backups",
+        hint=f"run that version again, or restore {copy}",
     )
 
 
@@ -182,10 +239,7 @@ def _alone(path: Path) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise StartupFailed(
-                        "another process has been migrating the database for two minutes",
-                        hint="look what it does; end it and start again",
-                    ) from None
+                    raise _taken() from None
                 time.sleep(0.05)
         yield
     finally:

@@ -95,6 +95,7 @@ def _mark_gone(tx: Tx, owners: list[str]) -> int:
     tx.connection.execute(update(t.owners).where(o.id.in_(owners)).values(ended_ms=tx.database_ms()))
     v = t.versions.c
     held = select(v.id, v.function_id, v.namespace_id, v.number).where(v.lease_owner.in_(owners))
+    held = held.order_by(v.id).with_for_update()  # what is given back or claimed anew meanwhile is not freed
     for row in tx.connection.execute(
         held
     ).all():  # free for the next who asks, without waiting for the lease's end

@@ -13,9 +13,9 @@ from hearth.core.retention import Standing, expendable
 from hearth.core.version import VersionState
 from hearth.store import tables as t
 from hearth.store.database import Database
-from hearth.store.dialect import database_ms
+from hearth.store.dialect import database_ms, upsert
 from hearth.store.routes import LIVE
-from hearth.store.rows import emit, to_version
+from hearth.store.rows import emit, hold_function, to_version
 from hearth.store.writer import Tx
 
 BATCH = 500  # rows removed in one transaction
@@ -34,8 +34,9 @@ class Retention:
             until = now + int(lease_s * 1000)
             row = run(select(t.leases).where(lease.name == name)).one_or_none()
             if row is None:
-                run(t.leases.insert().values(name=name, owner=owner, token=1, until_ms=until))
-                return True
+                new = {"name": name, "owner": owner, "token": 1, "until_ms": until}
+                made = upsert(tx.connection, t.leases).values(new).on_conflict_do_nothing()
+                return bool(run(made).rowcount)
             mine = row.owner == owner
             if not mine and row.until_ms >= now:
                 return False
@@ -79,6 +80,7 @@ class Retention:
 
     async def remove_versions(self, function_id: str, version_ids: Collection[str], kept: int) -> list[int]:
         def write(tx: Tx) -> list[int]:
+            hold_function(tx, function_id)
             v = t.versions.c
             going = and_(
                 v.function_id == function_id,

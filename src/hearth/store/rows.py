@@ -79,6 +79,17 @@ def functions() -> Select[Any]:
     )
 
 
+def hold_function(tx: Tx, function_id: str) -> str | None:
+    """Its namespace's id, None where there is no such function. Until the end of the transaction no other one moves its traffic.
+
+    Whoever does that, or removes what traffic may go to, begins with it. Rows that refer to the function can be written meanwhile.
+    """
+    f = t.functions.c
+    query = select(f.namespace_id).where(f.id == function_id).with_for_update(key_share=True)
+    found: str | None = tx.connection.execute(query).scalar_one_or_none()
+    return found
+
+
 def to_function(row: RowMapping) -> FunctionRow:
     return FunctionRow(row["id"], row["namespace_id"], row["namespace"], row["name"], row["created_ms"])
 
@@ -122,15 +133,15 @@ def emit(
 
     `actor` is the id of the user who did it, or ``host``: who did it on the machine itself, past the API.
     """
-    tx.connection.execute(
-        t.events.insert().values(
-            kind=kind,
-            subject=subject,
-            namespace_id=namespace_id,
-            actor=actor,
-            at_ms=tx.now_ms,
-            details=details,
-        )
+    tx.events.append(
+        {
+            "kind": kind,
+            "subject": subject,
+            "namespace_id": namespace_id,
+            "actor": actor,
+            "at_ms": tx.now_ms,
+            "details": details,
+        }
     )
     if kind in _TOPICS:
         tx.topics.add(_TOPICS[kind])

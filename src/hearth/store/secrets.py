@@ -14,6 +14,7 @@ from hearth.core.records import FunctionRow, SealedSecret, SecretRow
 from hearth.core.version import VersionState
 from hearth.store import tables as t
 from hearth.store.database import Database
+from hearth.store.dialect import upsert
 from hearth.store.rows import emit, functions, to_function
 from hearth.store.writer import Tx
 
@@ -31,19 +32,24 @@ class Secrets:
     ) -> tuple[FunctionRow, bool]:
         def write(tx: Tx) -> tuple[FunctionRow, bool]:
             run = tx.connection.execute
-            find = functions().where(t.functions.c.namespace_id == namespace_id, t.functions.c.name == name)
+            f = t.functions.c
+            find = functions().where(f.namespace_id == namespace_id, f.name == name)
             found = run(find).mappings().first()
             if found is not None:
                 return to_function(found), False
-            values = {"id": function_id, "namespace_id": namespace_id, "name": name, "created_ms": tx.now_ms}
-            run(t.functions.insert().values(**values))
-            return to_function(run(find).mappings().one()), True
+            new = {"id": function_id, "namespace_id": namespace_id, "name": name, "created_ms": tx.now_ms}
+            # Another may have made it this moment; "updated", it can't go before it is read.
+            make = upsert(tx.connection, t.functions).values(new)
+            run(make.on_conflict_do_update(index_elements=[f.namespace_id, f.name], set_={"name": name}))
+            function = to_function(run(find).mappings().one())
+            return function, function.id == function_id
 
         return await self._db.write(write)
 
     async def put_secret(self, secret_id: str, secret: SealedSecret, user_id: str) -> SecretRow:
         def write(tx: Tx) -> SecretRow:
             run, where = tx.connection.execute, _is(secret.namespace_id, secret.function_id, secret.name)
+            _hold_namespace(tx, secret.namespace_id)
             values = {
                 "key_id": secret.key_id,
                 "sealed": secret.sealed,
@@ -85,6 +91,7 @@ class Secrets:
         self, namespace_id: str, function_id: str | None, name: str, user_id: str, *, force: bool
     ) -> list[str]:
         def write(tx: Tx) -> list[str]:
+            _hold_namespace(tx, namespace_id)
             if (
                 tx.connection.execute(delete(t.secrets).where(_is(namespace_id, function_id, name))).rowcount
                 == 0
@@ -109,6 +116,12 @@ class Secrets:
         if not names:
             return ()
         return await self._db.read(lambda connection: _sealed(connection, namespace_id, function_id, names))
+
+
+def _hold_namespace(tx: Tx, namespace_id: str) -> None:
+    """Until the end of the transaction no other one changes secrets of it: their number and sizes together are bounded."""
+    n = t.namespaces.c
+    tx.connection.execute(select(n.id).where(n.id == namespace_id).with_for_update(key_share=True))
 
 
 def usable(

@@ -16,7 +16,7 @@ from hearth.store import tables as t
 from hearth.store.accounts import Accounts
 from hearth.store.credentials import Credentials
 from hearth.store.database import READERS, Database
-from hearth.store.dialect import create_file, sqlite_readers, sqlite_writer
+from hearth.store.dialect import create_file, is_server, sqlite_readers, sqlite_writer, upsert
 from hearth.store.functions import Functions
 from hearth.store.look import FINGERPRINT, of_another_key
 from hearth.store.migrate import is_current, migrate
@@ -44,22 +44,24 @@ class Store(Accounts, Credentials, Functions, Work, Routes, Secrets, Processes, 
         clock: Clock,
         ids: Ids,
         publish: Callable[[str], None] = lambda topic: None,
-        migrator: Callable[[Path], None] | None = None,
+        migrator: Callable[[Path | str], None] | None = None,
     ) -> Store:
         """Open a database and bring it to this program's schema.
 
         Args:
-            where: the SQLite file, or a URL (``sqlite:////absolute/path``).
+            where: the SQLite file, or a URL (``postgresql://…``, ``sqlite:////absolute/path``).
             durable: whether a commit survives a power cut: True for control, which acknowledges; False for
                 shards, whose rows can be lost.
             publish: called on the loop with ``routes``, ``versions`` or ``credentials`` after such rows changed.
-            migrator: migrates a file in another process, so that what it takes isn't kept in this one's memory. Where
+            migrator: migrates a database in another process, so that what it takes isn't kept in this one's memory. Where
                 it fails it is tried here, which says why.
 
         Raises:
-            StartupFailed: a newer schema, a file that isn't Hearth's, a migration that failed, no access.
+            StartupFailed: a newer schema, a database that isn't Hearth's, a migration that failed, no access.
             InvalidInput: `where` is no URL. NotYetSupported: a database that is not there yet.
         """
+        if isinstance(where, str) and is_server(where):
+            return await cls._connect(where, durable, clock, ids, publish, migrator)
         path = where if isinstance(where, Path) else _path_of(where)
         engine = sqlite_writer(path, durable=durable)
 
@@ -81,6 +83,32 @@ class Store(Accounts, Credentials, Functions, Work, Routes, Secrets, Processes, 
         await asyncio.to_thread(prepare)
         return cls(Database(engine, sqlite_readers(path, READERS), clock, ids, publish))
 
+    @classmethod
+    async def _connect(
+        cls,
+        url: str,
+        durable: bool,
+        clock: Clock,
+        ids: Ids,
+        publish: Callable[[str], None],
+        migrator: Callable[[Path | str], None] | None,
+    ) -> Store:
+        from hearth.store import postgres  # megabytes that nobody needs beside SQLite
+
+        writer = postgres.engine(url, 1, durable=durable)
+
+        def prepare() -> None:
+            try:
+                if migrator is not None and not is_current(writer):
+                    migrator(url)
+                postgres.migrated(url)
+            finally:
+                writer.dispose()
+
+        await asyncio.to_thread(prepare)
+        readers = postgres.engine(url, READERS, readonly=True)
+        return cls(Database(writer, readers, clock, ids, publish, postgres.WAIT))
+
     async def check_root_key(self, fingerprint: str) -> None:
         """Hold the root key against the one that this database began with; the first one is remembered.
 
@@ -89,12 +117,10 @@ class Store(Accounts, Credentials, Functions, Work, Routes, Secrets, Processes, 
         """
 
         def write(tx: Tx) -> str:
-            known = tx.connection.execute(
-                select(t.meta.c.value).where(t.meta.c.name == FINGERPRINT)
-            ).scalar_one_or_none()
-            if known is None:
-                tx.connection.execute(t.meta.insert().values(name=FINGERPRINT, value=fingerprint))
-            return known or fingerprint
+            put = upsert(tx.connection, t.meta).values(name=FINGERPRINT, value=fingerprint)
+            tx.connection.execute(put.on_conflict_do_nothing())
+            found = tx.connection.execute(select(t.meta.c.value).where(t.meta.c.name == FINGERPRINT))
+            return str(found.scalar_one())
 
         if await self._db.write(write) != fingerprint:
             raise of_another_key()
@@ -107,12 +133,13 @@ class Store(Accounts, Credentials, Functions, Work, Routes, Secrets, Processes, 
 def _path_of(url: str) -> Path:
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
+    except ArgumentError:
         raise InvalidInput(
-            "the database URL is not understood", hint="write sqlite:////path/to/hearth.db"
-        ) from error
+            "the database URL is not understood", hint="write postgresql://USER:PASSWORD@HOST:5432/NAME"
+        ) from None  # it may have a password in it
     if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
         raise NotYetSupported(
-            "only a SQLite file is supported yet", hint="write sqlite:////path/to/hearth.db"
+            "only PostgreSQL and a SQLite file are supported",
+            hint="write postgresql://USER:PASSWORD@HOST:5432/NAME or sqlite:////path/to/hearth.db",
         )
     return Path(parsed.database)

@@ -12,7 +12,7 @@ from hearth.core.traffic import AliasRow, Share, VersionUse
 from hearth.core.version import VersionState
 from hearth.store import tables as t
 from hearth.store.database import Database
-from hearth.store.rows import emit, to_version
+from hearth.store.rows import emit, hold_function, to_version
 from hearth.store.writer import Tx
 
 
@@ -89,9 +89,8 @@ class Traffic:
 
 
 def _namespace_of(tx: Tx, function_id: str) -> str:
-    found: str | None = tx.connection.execute(
-        select(t.functions.c.namespace_id).where(t.functions.c.id == function_id)
-    ).scalar_one_or_none()
+    """Also holds it, see `hold_function`. Raises NotFound."""
+    found = hold_function(tx, function_id)
     if found is None:
         raise NotFound("there is no such function", hint="list them with: hearth list")
     return found

@@ -15,8 +15,9 @@ from hearth.core.records import Failure, Lease, SealedSecret, VersionJob
 from hearth.core.version import VersionState
 from hearth.store import tables as t
 from hearth.store.database import Database
+from hearth.store.dialect import upsert
 from hearth.store.routes import move_live
-from hearth.store.rows import emit, failure_to_json, functions, to_function, to_version
+from hearth.store.rows import emit, failure_to_json, functions, hold_function, to_function, to_version
 from hearth.store.secrets import usable
 from hearth.store.writer import Tx
 
@@ -73,9 +74,9 @@ class Work:
 
         def write(tx: Tx) -> None:
             values = {"state": _READY.value, "handler": handler, "ready_ms": tx.now_ms, "attempts": 0}
-            ready_before = tx.connection.execute(
-                select(t.versions.c.ready_ms).where(t.versions.c.id == version_id)
-            ).scalar_one_or_none()
+            run, v = tx.connection.execute, t.versions.c
+            hold_function(tx, run(select(v.function_id).where(v.id == version_id)).scalar_one_or_none() or "")
+            ready_before = run(select(v.ready_ms).where(v.id == version_id)).scalar_one_or_none()
             _settle(tx, version_id, token, (_PROVING,), values | _UNOWNED)
             # One that was built again takes no traffic from where a person has sent it since.
             move_live(tx, version_id, alias_id, only_tell=ready_before is not None)
@@ -129,13 +130,10 @@ class Work:
 
     async def remember_artifact(self, build_key: str, artifact: str) -> None:
         def write(tx: Tx) -> None:
-            changed = tx.connection.execute(
-                update(t.artifacts).where(t.artifacts.c.build_key == build_key).values(artifact=artifact)
-            )
-            if changed.rowcount == 0:
-                tx.connection.execute(
-                    t.artifacts.insert().values(build_key=build_key, artifact=artifact, created_ms=tx.now_ms)
-                )
+            new = {"build_key": build_key, "artifact": artifact, "created_ms": tx.now_ms}
+            put = upsert(tx.connection, t.artifacts).values(new)
+            same = [t.artifacts.c.build_key]
+            tx.connection.execute(put.on_conflict_do_update(index_elements=same, set_={"artifact": artifact}))
 
         await self._db.write(write)
 
@@ -148,6 +146,9 @@ def _claim(
     now = tx.database_ms()
     free = or_(v.state == before.value, and_(v.state == during.value, v.lease_until_ms < now))
     query = select(t.versions).where(free).order_by(v.created_ms, v.id).limit(1)
+    query = query.with_for_update(
+        skip_locked=True
+    )  # PostgreSQL: who comes second takes the next one, without waiting
     while (row := run(query).mappings().first()) is not None:
         same = and_(v.id == row["id"], v.state == row["state"], v.lease_token == row["lease_token"])
         if row["attempts"] >= ATTEMPTS:
@@ -168,7 +169,7 @@ def _claim(
             )
         )
         if run(claim).rowcount == 0:
-            continue  # another process was first (can't happen under SQLite's one writer)
+            continue  # another process was first (can't happen: SQLite has one writer, PostgreSQL's row is locked)
         _emit(tx, row["id"], during.value)
         claimed = run(select(t.versions).where(v.id == row["id"])).mappings().one()
         version = to_version(claimed)

@@ -20,7 +20,17 @@ from hearth.config import environment, server_settings
 from hearth.core.finding import Finding, State
 from hearth.core.settings import SETTINGS
 
-FIELDS = ("data_dir", "host", "port", "isolation", "isolation_runtime", "docker_socket", "images", "key_file")
+FIELDS = (
+    "data_dir",
+    "database_url",
+    "host",
+    "port",
+    "isolation",
+    "isolation_runtime",
+    "docker_socket",
+    "images",
+    "key_file",
+)
 _UP = "hearth up"
 _STATES = {State.OK: "ok", State.NOTE: "note", State.NOT_HELD: "not held", State.REFUSED: "refused"}
 
@@ -88,8 +98,9 @@ def _pasted(mend: str, flags: Mapping[str, str | None]) -> str:
     for setting in SETTINGS:
         value = flags.get(setting.field) or (environment().get(setting.env) if before else None)
         if value and setting.flag not in after.split():
-            words += [setting.flag, value]
-    return f"{before}{' '.join([_program(elsewhere=bool(before)), 'up', *map(shlex.quote, words)])}{after}"
+            secret = setting.field == "database_url"  # its password is not for a screen
+            words += [setting.flag, f'"${setting.env}"' if secret else shlex.quote(value)]
+    return f"{before}{' '.join([_program(elsewhere=bool(before)), 'up', *words])}{after}"
 
 
 def _program(elsewhere: bool) -> str:

@@ -9,6 +9,8 @@ from hearth.cli.group import Group
 from hearth.cli.options import Options, common, pass_options
 from hearth.cli.output import emit, say
 from hearth.cli.prompts import line_of_stdin, need_terminal, password_options, read_password
+from hearth.cli.settings import settings_options
+from hearth.config import environment, server_settings
 from hearth.core.errors import InvalidInput
 
 
@@ -51,25 +53,35 @@ def password(ctx: click.Context, options: Options, password_stdin: bool) -> None
     "--data-dir",
     metavar="DIR",
     type=click.Path(),
-    required=True,
     help="The platform's data directory, on this machine.",
 )
+@settings_options(("database_url",))
 @password_options
 @common
 @pass_options
-def reset(options: Options, email: str, data_dir: str, password: str | None, password_stdin: bool) -> None:
-    """Give somebody a new password; run on the platform's host, by who may read its data directory.
+def reset(
+    options: Options,
+    email: str,
+    data_dir: str | None,
+    database_url: str | None,
+    password: str | None,
+    password_stdin: bool,
+) -> None:
+    """Give somebody a new password; run on the platform's host, by who may read its database.
 
     \b
     Example:
       hearth password reset ann@example.com --data-dir /var/lib/hearth
     """
-    from pathlib import Path
-
+    settings = server_settings({"data_dir": data_dir, "database_url": database_url}, environment())
+    if data_dir is None and not settings.database_url:
+        raise InvalidInput(
+            "--data-dir is missing", hint="give the one that `hearth up` prints, or its --database-url"
+        )
     from hearth.bootstrap.offline import reset_password
 
     new = read_password(password, password_stdin, new=True, label="New password")
-    reset_password(Path(data_dir).expanduser().absolute(), email, new)
+    reset_password(settings, email, new)
     _done(options, f"The password of {email} is reset.", email)
 
 
