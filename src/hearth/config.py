@@ -161,9 +161,8 @@ def server_settings(flags: Mapping[str, str | None], environ: Mapping[str, str])
                 values[setting.field] = _READERS.get(setting.field, str)(text)
             except (ValueError, InvalidInput) as error:
                 hint = error.hint if isinstance(error, InvalidInput) else None
-                shown = (
-                    "what it is" if setting.field == "database_url" else repr(text)
-                )  # it has a password in it
+                secret = setting.field == "database_url"  # it has a password in it
+                shown = "what it is" if secret else repr(text)
                 raise InvalidInput(f"{named} can't be {shown}: {error}", hint=hint) from error
     values.setdefault("data_dir", _default_data_dir(environ))
     host = values.get("host", "127.0.0.1")

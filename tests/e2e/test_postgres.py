@@ -121,13 +121,19 @@ def test_from_the_first_start_to_a_call(on_postgres: Platform) -> None:
     assert traces(platform) == []
 
 
+def with_hello(platform: Platform) -> Platform:
+    """Started, with one function that is up."""
+    platform.start()
+    platform.register()
+    platform.deploy("hello", "python", HELLO)
+    assert platform.call("/fn/ann/hello").status == 200
+    return platform
+
+
 def test_warm_calls_go_on_while_the_server_is_down_and_all_heals(
     on_postgres: Platform, hurt: Postgres
 ) -> None:
-    platform = on_postgres.start()
-    platform.register()
-    platform.deploy("hello", "python", HELLO)
-    platform.call("/fn/ann/hello")
+    platform = with_hello(on_postgres)
     with warm_calls(platform, "/fn/ann/hello") as answers:
         until(more(answers))
         hurt.stop(signal.SIGQUIT)
@@ -149,18 +155,14 @@ def test_warm_calls_go_on_while_the_server_is_down_and_all_heals(
     assert {answer.body for answer in answers} == {b"hello", b"anew"}
     assert "Traceback" not in platform.log()
     kept = "SELECT count(*) FROM invocations WHERE started_ms BETWEEN %s AND %s"
-    with psycopg.connect(
-        url_of(platform), autocommit=True
-    ) as base:  # what happened meanwhile is written down later
+    # What happened meanwhile is written down later.
+    with psycopg.connect(url_of(platform), autocommit=True) as base:
         until(lambda: base.execute(kept, (down_ms, up_ms)).fetchall()[0][0] > 0)
     assert traces(platform) == []
 
 
 def test_warm_calls_go_on_while_the_server_is_frozen(on_postgres: Platform, hurt: Postgres) -> None:
-    platform = on_postgres.start()
-    platform.register()
-    platform.deploy("hello", "python", HELLO)
-    platform.call("/fn/ann/hello")
+    platform = with_hello(on_postgres)
     with warm_calls(platform, "/fn/ann/hello") as answers:
         until(more(answers))
         hurt.freeze()
@@ -179,9 +181,7 @@ def test_warm_calls_go_on_while_the_server_is_frozen(on_postgres: Platform, hurt
 def test_a_shard_and_a_control_that_die_while_it_is_down_come_back_with_it(
     on_postgres: Platform, hurt: Postgres
 ) -> None:
-    platform = on_postgres.start()
-    platform.register()
-    platform.deploy("hello", "python", HELLO)
+    platform = with_hello(on_postgres)
     hurt.stop()
     platform.kill("control")
     platform.kill("shard")

@@ -8,6 +8,7 @@ from hearth.app.admission import Line
 from hearth.app.invoke import HELD_MAX, Recorder
 from hearth.core.errors import QueueFull, StoreUnavailable
 from hearth.core.invocation import SAMPLED_PER_SECOND, SLOW_AFTER, Outcome, Sampler
+from hearth.core.metrics import BOUNDS, Histogram
 from hearth.testing.clock import FakeClock
 from hearth.testing.workshop import ListRows
 from tests.unit.pool_kit import version
@@ -44,24 +45,28 @@ def test_expired_tickets_are_out_of_the_line() -> None:
     assert [line.pop(), line.waiting] == [late, 0]
 
 
+def counted(calls: int) -> Histogram:
+    return Histogram([calls, *[0] * len(BOUNDS)])
+
+
 def test_failed_cold_and_cancelled_calls_are_always_kept_and_the_rest_sampled() -> None:
-    sampler = Sampler()
-    kept = sum(sampler.keep(0.01, 5.0, notable=False, calls=call) for call in range(1000))
+    sampler, many = Sampler(), counted(2000)
+    kept = sum(sampler.keep(0.01, 5.0, False, counted(call)) for call in range(1000))
     assert kept == SAMPLED_PER_SECOND
-    assert all(sampler.keep(0.001, 5.5, notable=True, calls=2000) for _ in range(200))
-    assert sampler.keep(0.001, 6.0, notable=False, calls=2000)
+    assert all(sampler.keep(0.001, 5.5, True, many) for _ in range(200))
+    assert sampler.keep(0.001, 6.0, False, many)
 
 
 def test_the_mark_of_slowness_finds_the_slowest_hundredth() -> None:
     import random
 
-    chance, sampler = random.Random(1), Sampler()
-    for call in range(20_000):
-        sampler.keep(chance.uniform(0.010, 0.020), 1.0, notable=False, calls=call)
+    chance, sampler, many = random.Random(1), Sampler(), counted(20_000)
+    for _ in range(20_000):
+        sampler.keep(chance.uniform(0.010, 0.020), 1.0, False, many)
     assert 0.017 < sampler.mark < 0.025
-    assert not sampler.keep(1.0, 1.0, notable=False, calls=SLOW_AFTER)
-    assert sampler.keep(1.0, 1.0, notable=False, calls=SLOW_AFTER + 1)
-    assert not sampler.keep(0.012, 1.0, notable=False, calls=20_000)
+    assert not sampler.keep(1.0, 1.0, False, counted(SLOW_AFTER))
+    assert sampler.keep(1.0, 1.0, False, counted(SLOW_AFTER + 1))
+    assert not sampler.keep(0.012, 1.0, False, many)
 
 
 def note(

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from hearth.core import scaling
 from hearth.core.errors import (
     FunctionCrashed,
     FunctionLoadFailed,
@@ -53,6 +54,22 @@ async def test_room_by_concurrency(kit: Kit) -> None:
     kit.pool.give_back(instance, 0.0)
     assert kit.pool.take(wanted) is instance
     assert kit.pool.take(wanted) is None
+
+
+async def test_a_quick_function_that_fills_for_the_first_time_starts_no_other(kit: Kit) -> None:
+    wanted = version(concurrency=3, scale=Scale(max=4))
+    instance = await kit.up(wanted)
+    group = kit.pool._groups[wanted.id]
+    group.memory = scaling.started(group.memory, 0.5)  # here a start takes no time
+    for _ in range(5):  # what it takes is known from calls that left it room
+        assert kit.pool.take(wanted) is instance
+        kit.pool.give_back(instance, kit.clock.monotonic(), 0.001)
+    assert [kit.pool.take(wanted) for _ in range(3)] == [instance] * 3
+    waiter = kit.queue(wanted)
+    await kit.settle()
+    assert (len(kit.pool.instances), waiter.heard) == (1, 0)
+    kit.pool.give_back(instance, kit.clock.monotonic(), 0.001)
+    assert waiter.instance is instance
 
 
 async def test_load_gathers_on_the_instance_used_last(kit: Kit) -> None:

@@ -99,7 +99,7 @@ class Recorder:
         if cold:
             notable = True
             figures.cold += 1
-        if sampler.keep(seconds, now, notable, figures.calls):
+        if sampler.keep(seconds, now, notable, figures.latency):
             self._keep(version, invocation, request_id, outcome, status, error, queued, cold, seconds)
 
     def warm(
@@ -108,11 +108,11 @@ class Recorder:
         """As `note`, of a call that neither waited nor failed, as nearly all do."""
         figures, sampler = self._functions.get(version.function_id) or self._new(version)
         latency = figures.latency
-        latency.counts[bisect_left(BOUNDS, seconds)] += 1
+        latency.counts[bisect_left(BOUNDS, seconds)] += 1  # `observe`, without the call
         latency.sum += seconds
         if seconds <= sampler.mark and now < sampler.look:
             sampler.mark *= DOWN
-        elif sampler.keep(seconds, now, False, figures.calls):
+        elif sampler.keep(seconds, now, False, latency):
             self._keep(version, invocation, request_id, Outcome.SUCCEEDED, status, None, 0.0, 0.0, seconds)
 
     def _new(self, version: Deployed) -> tuple[Figures, Sampler]:

@@ -95,14 +95,12 @@ class Pool:
         """
         group = instance.group
         instance.in_flight = in_flight = instance.in_flight - 1
+        if seconds is not None:
+            before = group.service
+            group.service = seconds if before is None else before + SMOOTHING * (seconds - before)
         if instance.state is READY:
-            if (
-                in_flight == instance.limit - 1
-            ):  # it was full; the average is asked for by who has to wait for it
+            if in_flight == instance.limit - 1:
                 group.free.append(instance)
-                if seconds is not None:
-                    before = group.service
-                    group.service = seconds if before is None else before + SMOOTHING * (seconds - before)
             instance.idle_since = now
             if group.line.waiting:
                 if (

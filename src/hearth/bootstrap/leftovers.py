@@ -36,9 +36,8 @@ def left(instance: str, data: Path) -> tuple[list[str], set[int]]:
         inside = groups.existing()
         theirs = {pid for one in inside.values() for pid in one.pids()}
         pids |= theirs
-        for path in [path for path in groups.directories if path.exists()][
-            :1
-        ]:  # v1 has one for each controller
+        ours = [path for path in groups.directories if path.exists()]
+        for path in ours[:1]:  # v1 has one for each controller
             found.append(f"{_group(path, theirs)} and {len(inside)} below it")
     with contextlib.suppress(OSError):  # there is none
         if not root and is_locked(data / "alive"):
@@ -79,15 +78,17 @@ def of_others(instance: str | None) -> list[Finding]:
     return [note(f"{NAME} of others", says)]
 
 
+def _state_of(entry: Path) -> str:
+    """Of a process (proc(5), /proc/PID/stat): ``Z`` and ``X`` have ended."""
+    return (entry / "stat").read_text().rpartition(")")[2].split()[0]
+
+
 def _alive() -> set[str]:
     """Instances that have a process, wherever their control groups are. One that has ended and waits for its parent is none."""
     found: set[str] = set()
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
-            if (
-                entry.name.isdigit()
-                and (entry / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-            ):
+            if entry.name.isdigit() and _state_of(entry) not in "ZX":
                 groups = re.split(r"[/\n]", (entry / "cgroup").read_text())
                 found.update(match[1] for name in groups if (match := _INSTANCE.fullmatch(name)) is not None)
     return found

@@ -49,16 +49,14 @@ def tried(python: Toolchain | None, folder: Path | None) -> tuple[Probe | None, 
     The probe is None when no sandbox could be made; then a finding says why.
     """
     instance = f"doctor-{secrets.token_hex(4)}"  # no data directory's
-    work = (
-        folder or Path(tempfile.gettempdir())
-    ) / f"hearth-{instance}"  # made by who is also there to remove it
+    # Made by who is also there to remove it.
+    work = (folder or Path(tempfile.gettempdir())) / f"hearth-{instance}"
     group = None
     try:
         if os.geteuid() != 0:
             group = PlatformGroup.own(instance)
-        if (
-            group is not None
-        ):  # as his supervisor does: his keeper can't name processes outside of its namespace
+        if group is not None:
+            # As his supervisor does: his keeper can't name processes outside of its namespace.
             group.enter()
         told = _run({"instance": instance, "work": str(work), "python": python and asdict(python)})
     except subprocess.TimeoutExpired:

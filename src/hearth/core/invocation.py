@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from enum import StrEnum
 
+from hearth.core.metrics import Histogram
+
 SAMPLED_PER_SECOND = 50  # of a function's ordinary calls
 SLOW_QUANTILE = 0.99
 CLEARLY = 1.1  # times the mark: calls that all take the same are not slow by turns
@@ -38,19 +40,19 @@ class Sampler:
         self.second_ends = 0.0
         self.left = 0  # ordinary calls that are still kept in this second
 
-    def keep(self, seconds: float, now: float, notable: bool, calls: int) -> bool:
+    def keep(self, seconds: float, now: float, notable: bool, latency: Histogram) -> bool:
         """Whether to keep a call.
 
         Args:
             seconds: how long the function took.
             now: monotonic seconds.
             notable: it failed, was cold or was cancelled; such are always kept.
-            calls: of the function, this one included.
+            latency: of the function's calls, this one included.
         """
         mark = self.mark
         if seconds > mark:
             self.mark = seconds if mark == 0.0 else mark * UP
-            if calls > SLOW_AFTER and seconds > mark * CLEARLY:
+            if seconds > mark * CLEARLY and latency.count > SLOW_AFTER:
                 notable = True
         else:
             self.mark = mark * DOWN

@@ -36,7 +36,6 @@ class Deployed:
     resource: Resource
     prefix: bytes  # /fn/NAMESPACE/NAME
     version_header: bytes  # a whole header line of answers
-    timeout: float  # seconds
     timeout_ms: bytes
     public: bool
     secrets: tuple[SealedSecret, ...] = ()  # those it names that are set, by name
@@ -111,7 +110,6 @@ def _deployed(function: FunctionRow, row: VersionRow, secrets: tuple[SealedSecre
         resource=Resource(function.namespace_id, function.id, row.config.auth),
         prefix=f"/fn/{function.namespace}/{function.name}".encode(),
         version_header=b"x-hearth-version: %d\r\n" % row.number,
-        timeout=row.config.timeout,
         timeout_ms=b"%d" % round(row.config.timeout * 1000),
         public=row.config.auth == "public",
         secrets=secrets,

@@ -24,9 +24,8 @@ class Settings:
     """What `hearth up` runs with. Paths are absolute, sizes bytes, times seconds."""
 
     data_dir: Path
-    database_url: str = field(
-        default="", repr=False
-    )  # with its password; empty: SQLite in the data directory
+    # With its password; empty: SQLite in the data directory.
+    database_url: str = field(default="", repr=False)
     host: str = "127.0.0.1"
     port: int = 8080
     isolation: str = "auto"  # auto | bubblewrap | docker | process

@@ -46,8 +46,10 @@ def keep_out(prefix: str, folder: Path = FOLDER) -> None:
         file = file_for(prefix, folder)
         file.write_text(_TEXT.format(prefix=prefix))
         file.chmod(0o644)
-        if _run("systemctl", "is-active", "--quiet", "systemd-networkd"):
-            _tell("networkctl", "reload")
+        if _run("systemctl", "is-active", "--quiet", "systemd-networkd").returncode == 0:
+            told = _run("networkctl", "reload")
+            if told.returncode != 0:
+                raise OSError(told.stderr.strip() or f"networkctl ended with exit code {told.returncode}")
     except (OSError, subprocess.SubprocessError) as error:
         log.warning(
             "systemd-networkd could not be told to leave the links of sandboxes alone: %s; if functions reach nothing, "
@@ -61,13 +63,6 @@ def withdraw(prefix: str, folder: Path = FOLDER) -> None:
     file_for(prefix, folder).unlink(missing_ok=True)
 
 
-def _run(*command: str) -> bool:
-    """Whether it succeeded. Raises OSError, TimeoutExpired."""
-    return subprocess.run(command, capture_output=True, timeout=_TIMEOUT, check=False).returncode == 0
-
-
-def _tell(*command: str) -> None:
-    """Raises OSError with what it said, or TimeoutExpired."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
-    if done.returncode != 0:
-        raise OSError(done.stderr.strip() or f"{command[0]} ended with exit code {done.returncode}")
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    """Raises OSError, TimeoutExpired."""
+    return subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)

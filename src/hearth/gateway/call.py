@@ -115,10 +115,11 @@ class FunctionCall:
         if instance is None:
             return self._wait(version)
         self._sent = now = self._began
-        self._deadline = now + version.timeout
+        self._deadline = now + version.config.timeout
         return self._send(instance, version.timeout_ms)
 
     def _wait(self, version: Deployed) -> None:
+        """Queue up for an instance."""
         request, shared, config, now = self._request, self._shared, version.config, self._began
         patience = config.timeout if shared.pool.is_up(version) else config.timeout + config.init_timeout
         if not request.complete:
@@ -249,9 +250,9 @@ class FunctionCall:
         translated = shared.heads.known.get(head)
         if translated is None or translated.status != status:
             translated = shared.heads.translate(status, head, version.prefix)
-        if end and not translated.empty and (request.plain or request.method != b"HEAD"):
-            plain, size = request.plain and not connection.door.draining, len(body)
-            closing = b"" if plain else connection.closing_header(request)
+        if end and not translated.empty and request.method != b"HEAD":
+            keeps, size = request.plain and not connection.door.draining, len(body)
+            closing = b"" if keeps else connection.closing_header(request)
             length = LENGTHS[size] if size < LENGTHS_END else b"content-length: %d\r\n\r\n" % size
             connection.write(b"".join((translated.start, ours, closing, length, body)))
             return self._finish(now)

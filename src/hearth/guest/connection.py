@@ -20,8 +20,11 @@ from hearth.ports.guest import Exchange
 from hearth.protocol import frames
 from hearth.protocol.heads import ResponseHead, parse_response_head, trailers_well_formed
 
-whole_request = frames.whole_request
 RESPONSE, END, WINDOW = frames.RESPONSE, frames.END, frames.WINDOW
+HEADER, TO_HEAD = (
+    frames.HEADER_SIZE,
+    frames.HEADER_SIZE + 4,
+)  # bytes of a frame before its payload, before its head
 _HEADS_MAX, _HEAD_CACHED_MAX = 512, 2048  # checked response heads that are remembered; bytes of one
 _FROM_HOST = (frames.LOAD, frames.REQUEST, frames.DRAIN, frames.LOG_WINDOW_UPDATE)
 
@@ -66,11 +69,7 @@ class GuestConnection(asyncio.Protocol):
             return call
         self._calls[stream] = call
         if whole:
-            frame, outbox = whole_request(stream, head), self._outbox
-            if outbox.due:
-                outbox.out.append(frame)
-            else:
-                outbox.push(frame)
+            self.push(frames.whole_request(stream, head))
             return call
         size = len(body)
         if size <= call.send_credit and size <= CHUNK:
@@ -185,12 +184,12 @@ class GuestConnection(asyncio.Protocol):
         """
         calls, heads, unpack = self._calls, self._heads, frames.unpack_with_head
         at, size = 0, len(data)
-        while size - at > 14:
+        while size - at > TO_HEAD:
             length, kind, flags, stream, head_size = unpack(data, at)
-            after_head, end = at + 14 + head_size, at + 10 + length
+            after_head, end = at + TO_HEAD + head_size, at + HEADER + length
             if kind != RESPONSE or flags != END or end > size or after_head > end or length > WINDOW:
                 break
-            call, parsed = calls.get(stream), heads.get(data[at + 14 : after_head])
+            call, parsed = calls.get(stream), heads.get(data[at + TO_HEAD : after_head])
             if call is None or parsed is None or call.answered or not call.sent_end:
                 break
             status, fields, announced = parsed

@@ -23,8 +23,8 @@ class Outbox:
         self._stall = stall
         self._on_stuck = on_stuck
         self._transport: asyncio.Transport | None = None
-        self.out: list[bytes] = []
-        self.due = False  # they leave at the end of this turn: to append another to `out` is enough
+        self._out: list[bytes] = []
+        self._due = False
         self._held = 0  # bytes queued while paused
         self._timer: asyncio.TimerHandle | None = None
         self.paused = False
@@ -35,20 +35,20 @@ class Outbox:
 
     def push(self, frame: bytes) -> None:
         """Queue a frame; it leaves with the others at the end of this turn of the loop."""
-        self.out.append(frame)
-        if self.due:
+        self._out.append(frame)
+        if self._due:
             return  # the common case: others leave with it
         if self.paused:
             self._held += len(frame)
             if self._held > HELD_MAX:
                 self._on_stuck()
         else:
-            self.due = True
+            self._due = True
             self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
-        self.due = False
-        out = self.out
+        self._due = False
+        out = self._out
         if out and not self.paused and self._transport is not None:
             data = out[0] if len(out) == 1 else b"".join(out)
             out.clear()
@@ -69,7 +69,7 @@ class Outbox:
 
     def close(self) -> None:
         """Drop what waits; hang up."""
-        self.out.clear()
+        self._out.clear()
         if self._timer is not None:
             self._timer.cancel()
         if self._transport is not None:

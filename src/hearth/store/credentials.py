@@ -227,9 +227,8 @@ class Credentials:
             statement = update(t.credentials).where(c.id == bindparam("key"), c.kind == "key", later)
             tx.connection.execute(
                 statement.values(last_used_ms=bindparam("at")),
-                [
-                    {"key": key, "at": at} for key, at in sorted(used.items())
-                ],  # one order: no two wait for each other
+                # In one order: no two wait for each other.
+                [{"key": key, "at": at} for key, at in sorted(used.items())],
             )
 
         if used:

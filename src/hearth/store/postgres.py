@@ -26,9 +26,8 @@ HINT = "write postgresql://USER:PASSWORD@HOST:5432/NAME"
 CONNECT = 5  # seconds for one try to connect, of each host that the URL names
 STATEMENT = 10.0  # seconds; then the server gives a statement up
 LOCK = 5.0  # seconds that the server lets a statement wait for others'
-SILENT = (
-    12.0  # seconds without an answer; then we give the connection up: the server is frozen, or out of reach
-)
+# Seconds without an answer; then we give the connection up: the server is frozen, or out of reach.
+SILENT = 12.0
 IDLE = 30.0  # seconds between two statements of a transaction; then the server ends it: its process is frozen, and holds locks
 WAIT = 15.0  # seconds that anybody waits for what he asked, queueing included
 RECYCLE = 1800  # seconds after which a connection is made anew, with the host's name looked up again

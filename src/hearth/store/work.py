@@ -146,9 +146,8 @@ def _claim(
     now = tx.database_ms()
     free = or_(v.state == before.value, and_(v.state == during.value, v.lease_until_ms < now))
     query = select(t.versions).where(free).order_by(v.created_ms, v.id).limit(1)
-    query = query.with_for_update(
-        skip_locked=True
-    )  # PostgreSQL: who comes second takes the next one, without waiting
+    # PostgreSQL: who comes second takes the next one, without waiting.
+    query = query.with_for_update(skip_locked=True)
     while (row := run(query).mappings().first()) is not None:
         same = and_(v.id == row["id"], v.state == row["state"], v.lease_token == row["lease_token"])
         if row["attempts"] >= ATTEMPTS:
