@@ -14,6 +14,7 @@ import uvloop
 
 from hearth.core.errors import ProtocolViolation
 from hearth.guest.factory import StreamGuests
+from hearth.guest.outbox import EARLY
 from hearth.testing.clock import FakeClock
 from tests.integration.guest_peer import Listener, Peer, connect, frame, head
 from tests.integration.shim_host import _bytes as told_bytes
@@ -105,3 +106,12 @@ async def test_a_peer_that_hangs_up_is_refused() -> None:
     clock = FakeClock()
     with pytest.raises(ProtocolViolation):
         await StreamGuests(clock).open(ours.detach(), clock.monotonic() + 5, lambda *_: None, lambda: None)
+
+
+def test_enough_requests_leave_before_the_turn_of_the_loop_ends(play: Any) -> None:
+    async def scene(peer: Peer) -> None:
+        for _ in range(EARLY):
+            peer.guest.request(head(), b"", True, Listener())
+        assert peer.sock.recv(1 << 20).count(b"/fn/a/b") == EARLY
+
+    play(scene)

@@ -17,6 +17,7 @@ from hearth.core.errors import (
     FunctionTimeout,
 )
 from hearth.guest import logs
+from hearth.guest.outbox import EARLY
 from tests.integration.guest_peer import Listener, Peer, connect, frame, head
 
 WINDOW = 262144
@@ -55,11 +56,11 @@ async def passed(peer: Peer) -> None:
     await pong
 
 
-async def test_frames_of_one_turn_leave_together(peer: Peer) -> None:
-    for _ in range(5):
+async def test_a_few_frames_of_one_turn_leave_together(peer: Peer) -> None:
+    for _ in range(EARLY - 1):
         peer.guest.request(head(), b"body", True, Listener())
     data = await asyncio.get_running_loop().sock_recv(peer.sock, 1 << 20)
-    assert data.count(b"/fn/a/b") == 5
+    assert data.count(b"/fn/a/b") == EARLY - 1
 
 
 async def test_a_body_within_and_beyond_credit(peer: Peer) -> None:

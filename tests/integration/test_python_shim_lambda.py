@@ -13,6 +13,7 @@ from tests.integration.python_shim import function
 from tests.integration.shim_host import BODY, CANCEL, DRAIN, END, WINDOW, Answer, frame, request, window
 
 ENGINES = [1, 4]  # the serial loop, the threaded one
+EARLY = 4  # of the shim: answers that leave before the others are made
 
 
 @pytest.fixture(params=["serial", "threads", "async"])
@@ -460,3 +461,22 @@ def test_shapes_of_handlers(source: str, body: bytes, tmp_path: Path) -> None:
 def test_json_dumps_of_event(tmp_path: Path) -> None:
     with function(tmp_path, "import json\ndef handler(event, context): return json.dumps(event)") as host:
         assert json.loads(host.call(1).body)["version"] == "2.0"
+
+
+@pytest.mark.parametrize("kind", ["threads", "async"])
+def test_answers_do_not_wait_for_every_request_that_came_with_theirs(kind: str, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    # The watchdog of the threaded loop would have another thread send what is made; here it sleeps.
+    before = "from hearth_shim import threads\nthreads.TICK = 3600\n"
+    source = handler(
+        kind, f"if event['rawPath'] == '/last': open({str(gate)!r}).close()\nreturn 'done'", before
+    )
+    with function(tmp_path / "code", source, concurrency=16) as host:
+        host.send(
+            *(request(stream) for stream in range(1, EARLY + 1)), request(EARLY + 1, target="/last")
+        )  # in one write
+        for stream in range(1, EARLY + 1):
+            assert host.answer(stream).body == b"done"
+        with gate.open("w"):
+            assert host.answer(EARLY + 1).body == b"done"

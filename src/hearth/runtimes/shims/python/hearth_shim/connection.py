@@ -13,6 +13,7 @@ CANCEL, WINDOW, UPGRADE, DRAIN, PING, PONG, LOG, LOG_WINDOW = 10, 11, 12, 13, 14
 END = 1
 MAX_PAYLOAD = 1 << 20
 MAX_WINDOW = (1 << 31) - 1
+EARLY = 4  # frames that are worth a write of their own: the host begins with them while others are made
 OUR_WINDOW = 256 << 10  # what each request's body may have under way towards us
 _READ = 64 << 10  # below malloc's mmap threshold: a larger buffer would cost page faults at every read
 
@@ -52,6 +53,11 @@ class Connection:
     def send(self, data):
         """Queue frames; they leave at the next flush, in order."""
         self._out.append(data)
+
+    def flush_early(self):
+        """Write what is queued if it is enough; else it leaves with what follows, at the next flush."""
+        if len(self._out) >= EARLY:
+            self.flush()
 
     def flush(self):
         """Write what is queued; never waits for another thread's write, which takes ours along.

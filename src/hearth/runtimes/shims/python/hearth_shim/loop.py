@@ -23,8 +23,10 @@ class Loop:
         self.loop.add_reader(connection.sock.fileno(), self._readable)
 
     def flush_soon(self):
-        """Write what is queued at the end of this turn of the loop."""
-        if not self._due:
+        """Write what is queued, at the end of this turn of the loop at the latest."""
+        if self._due:
+            self.connection.flush_early()
+        else:
             self._due = True
             self.loop.call_soon(self._flush)
 

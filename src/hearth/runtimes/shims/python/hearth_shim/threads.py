@@ -99,6 +99,7 @@ class Threads:
                 connection.read()
             elif self.inline is stream:
                 run(stream)
+                connection.flush_early()
                 ran = stream
             else:
                 began = perf_counter()
