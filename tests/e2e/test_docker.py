@@ -13,6 +13,7 @@ import pytest
 
 from tests import dockerd as daemons
 from tests.dockerd import Dockerd
+from tests.e2e.calls import chain, ids
 from tests.e2e.platform import Platform, leftovers, until
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
@@ -78,6 +79,17 @@ def test_a_function_that_runs_out_of_memory_is_told_so(docker_platform: Platform
     docker_platform.cli("deploy", str(handler.parent))
     with pytest.raises(AssertionError, match="memory"):
         docker_platform.cli("invoke", "greedy")
+
+
+def test_functions_call_functions_without_a_network(docker_platform: Platform) -> None:
+    checkout, price, tax, outside = chain(docker_platform, network="none")
+    known = ids(docker_platform)
+    assert [one["caller"] for one in (checkout, price, tax)] == [
+        "",
+        f"function:{known['checkout']}",
+        f"function:{known['price']}",
+    ]
+    assert outside["status"] == 404
 
 
 def states(dockerd: Dockerd) -> list[str]:

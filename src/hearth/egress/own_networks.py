@@ -25,7 +25,6 @@ from hearth.core.finding import RUN, Finding, State, found_by
 from hearth.core.launch import Network
 from hearth.egress import own_rules, slirp
 from hearth.egress.furnish import change, furnish
-from hearth.egress.inside import alone
 from hearth.egress.machine import own_addresses
 from hearth.egress.netlink import ROUTE, Netlink, listener
 from hearth.egress.news import News
@@ -33,6 +32,7 @@ from hearth.egress.nft import NftError
 from hearth.egress.own_machine import network_findings
 from hearth.egress.ruleset import member_for
 from hearth.linux.commands import by_root
+from hearth.linux.netns import alone
 from hearth.ports.egress import NetHandle
 
 log = logging.getLogger(__name__)

@@ -2,7 +2,7 @@
 
 A request is ``{"n": number, "op": name, ...}``; its answer ``{"n": number, "ok": {...}}`` or ``{"n": number,
 "error": {...}}``. The first request of a connection is ``hello``. Descriptors travel with the answers of
-``connect``, ``output`` and ``resolver``.
+``start``, ``connect``, ``listen``, ``resolver`` and ``look_up``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hearth.core.launch import Attachment, Disk, Exit, Limits, Mount, Network, P
 
 MESSAGE_MAX = 128 * 1024
 """Bytes of one message; below the kernel's default socket buffer, so that one datagram always fits."""
-VERSION = 4
+VERSION = 5
 
 
 def pack(message: dict[str, Any]) -> bytes:
