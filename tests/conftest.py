@@ -16,6 +16,7 @@ from tests import dockerd as daemons
 from tests.machine import elsewhere, judge
 from tests.patience import patient, set_factor
 from tests.postgres import Postgres, server
+from tests.stack import NAMES
 
 
 def _reason(item: pytest.Item) -> str | None:
@@ -67,6 +68,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=float,
         default=1.0,
         help="factor for every test's timeout and every wait, for a slow machine (such as an emulated one)",
+    )
+    parser.addoption(
+        "--stack",
+        choices=NAMES,
+        default=NAMES[0],
+        help="what end-to-end tests' platforms stand on: SQLite and bubblewrap, or Docker and PostgreSQL",
     )
 
 
