@@ -32,7 +32,7 @@ def test_the_table_is_closed_until_it_is_opened() -> None:
 def test_opening_names_exactly_what_is_allowed() -> None:
     member = member_for("tap0", own_rules.ADDRESS, Network("internet", allow=(("10.0.0.5", 443),)))
     assert own_rules.opened(member).splitlines() == [
-        "add element inet hearth inet4 { 10.0.2.100 }",
+        "add element inet hearth inet4 { 192.0.2.100 }",
         "add element inet hearth allow4 { 10.0.0.5 . tcp . 443 }",
     ]
     assert own_rules.opened(Member("tap0", own_rules.ADDRESS, False)) == ""

@@ -141,7 +141,7 @@ print(json.dumps({
 
 async def test_the_program_cannot_change_its_network(networked: Rig) -> None:
     targets = [
-        (name, 80) for name in ("10.0.2.2", "10.0.2.3", "169.254.169.254", "192.168.1.1", "172.17.0.1")
+        (name, 80) for name in ("192.0.2.2", "192.0.2.3", "169.254.169.254", "192.168.1.1", "172.17.0.1")
     ]
     seen = await told(networked, f"TARGETS = {targets!r}\n" + ATTACK, network=Network("internet"))
     assert seen.pop("links") == ["lo", "tap0"]
@@ -187,9 +187,9 @@ async def test_a_slot_is_closed_until_it_is_attached(networked: Rig) -> None:
     handle, fd = await up(networked, networked=True)
     networks = networked.inner._machine.networks
     (place,) = (place for place in networks._places.values() if place is not None)
-    assert "10.0.2.100" not in await listed(place.namespace)
+    assert str(own_rules.ADDRESS) not in await listed(place.namespace)
     await networked.attach(handle, networked.artifact(), network=Network("internet"))
-    assert "10.0.2.100" in await listed(place.namespace)
+    assert str(own_rules.ADDRESS) in await listed(place.namespace)
     os.close(fd)
     await networked.driver.stop(handle, 0)
 

@@ -180,7 +180,7 @@ def own_addresses() -> list[str]:
 
 
 def test_none_has_no_network_at_all(probe: Platform) -> None:
-    seen = ask(probe, "alone", do="dial", targets=["10.0.2.2:80", "93.184.216.34:80"])
+    seen = ask(probe, "alone", do="dial", targets=["192.0.2.2:80", "93.184.216.34:80"])
     assert set(seen.values()) == {"Network is unreachable"}  # type: ignore[attr-defined]
     assert ask(probe, "alone", do="who")["links"] == ["lo"]  # type: ignore[index]
     assert ask(probe, "alone", do="name", name="example.com") != "done"

@@ -60,7 +60,7 @@ def steps(patience: float) -> list[Step]:
     extra = f"--patience {patience:g}"
     demo = _DEMO.format(seconds=min(_LOAD_MAX, 10 * patience))
     suite = (
-        "( source scripts/lib.sh; make_venv ) && exec .venv/bin/python -m tests.user.run "
+        "( source scripts/lib.sh; make_venv; .venv/bin/python -m tests.toolchains node ) && exec .venv/bin/python -m tests.user.run "
         f"{extra} -k 'not [go] and not test_go_ and not wheel'"
     )
     found = [

@@ -8,16 +8,17 @@ what passes, is an ordinary program of the user and reaches whatever he does.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 
 from hearth.egress.policy import DENY4
 from hearth.egress.ruleset import CONNECTIONS, Chain, Member
 
 TABLE = "hearth"
 TAP = "tap0"
-ADDRESS = IPv4Address(
-    "10.0.2.100"
-)  # slirp4netns gives it (--configure); everything it has for itself is in 10.0.2.0/24
+NETWORK = IPv4Network("192.0.2.0/24")
+"""Of slirp4netns and the sandbox, each for itself: a range for documentation (RFC 5737), which is on nobody's network. Its own default is
+the one that QEMU and VirtualBox give to their machines: what is there, such as a package index beside such a machine, could not be reached."""
+ADDRESS = NETWORK[100]  # slirp4netns gives it (--configure)
 RESOLVER = IPv4Address(
     "127.0.0.53"
 )  # on the sandbox's own loopback: the resolver's socket, which the keeper bound there
