@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hearth.egress import claim
 from hearth.egress.netlink import attr, attrs, messages, text, u32
-from hearth.egress.policy import DENY4, is_public
+from hearth.core.addresses import DENY4, is_public
 from hearth.egress.readback import faults, fingerprint
 from hearth.egress.ruleset import Member, Names, chains, change, hosts, script
 from hearth.egress.upstreams import Followed, Upstream, upstreams_from

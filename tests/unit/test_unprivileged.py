@@ -13,7 +13,7 @@ import pytest
 from hearth.core.errors import StartupFailed
 from hearth.core.launch import Network
 from hearth.egress import own_rules
-from hearth.egress.policy import DENY4
+from hearth.core.addresses import DENY4
 from hearth.egress.readback import differences
 from hearth.egress.ruleset import Member, member_for
 from hearth.supervisor import rundir

@@ -8,16 +8,19 @@ what passes, is an ordinary program of the user and reaches whatever he does.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 
-from hearth.egress.policy import DENY4
-from hearth.egress.ruleset import CONNECTIONS, Chain, Member
+from hearth.core.addresses import DENY4
+from hearth.egress.ruleset import CONNECTIONS, COPIED, TOLD, Chain, Member
 
 TABLE = "hearth"
 TAP = "tap0"
 ADDRESS = IPv4Address(
     "10.0.2.100"
 )  # slirp4netns gives it (--configure); everything it has for itself is in 10.0.2.0/24
+CARRIERS = IPv4Network("10.0.2.0/24")
+"""slirp4netns's own: what has an address in it is it, whoever else has one."""
+LOG_GROUP = 5
 RESOLVER = IPv4Address(
     "127.0.0.53"
 )  # on the sandbox's own loopback: the resolver's socket, which the keeper bound there
@@ -26,7 +29,11 @@ SETS = (
     ("inet4", "type ipv4_addr;"),
     ("cc4", "type ipv4_addr; size 4096; flags dynamic;"),
     ("allow4", "type ipv4_addr . inet_proto . inet_service;"),
+    ("range4", "type ipv4_addr . inet_service; flags interval;"),
+    ("named4", "type ipv4_addr . inet_service; flags timeout;"),
+    ("told4", "type ipv4_addr; size 4096; flags dynamic,timeout; timeout 1m;"),
     ("host4", "type ipv4_addr; flags interval; auto-merge;"),
+    ("private4", "type ipv4_addr; flags interval; auto-merge;"),
     ("deny4", "type ipv4_addr; flags interval; auto-merge;"),
 )
 _KNOWN = ("ct state established,related", "accept")
@@ -35,6 +42,7 @@ CHAINS = (
         "refuse",
         (),
         (
+            (f"{TOLD} log group {LOG_GROUP} snaplen {COPIED}", ""),
             # ICMP errors are rate limited, and a probe would hang; a reset is answered at once.
             ("meta l4proto tcp", "reject with tcp reset"),
             ("", "reject with icmpx admin-prohibited"),
@@ -46,6 +54,14 @@ CHAINS = (
         ((f"add @cc4 {{ ip saddr ct count over {CONNECTIONS} }}", "goto refuse"), ("", "accept")),
     ),
     Chain(
+        "named",
+        (),
+        tuple(
+            (f"meta l4proto {{ tcp, udp }} ip daddr . th dport @{name}", "goto counted")
+            for name in ("range4", "named4")
+        ),
+    ),
+    Chain(
         "sent",
         ("filter", "output", 0),
         (
@@ -53,10 +69,12 @@ CHAINS = (
             ("ct state invalid", "drop"),
             _KNOWN,
             ("ip daddr . meta l4proto . th dport @allow4", "accept"),
-            ("ip daddr @deny4", "goto refuse"),
             ("ip daddr @host4", "goto refuse"),
+            ("ip daddr @private4", "jump named"),  # what the operator allows, and the function names
+            ("ip daddr @deny4", "goto refuse"),
             ("meta l4proto != { tcp, udp, icmp }", "goto refuse"),
             ("ip saddr @inet4", "goto counted"),
+            ("", "jump named"),
             ("", "goto refuse"),  # closed sandboxes, all of IPv6
         ),
         policy="drop",
@@ -71,11 +89,28 @@ CHAINS = (
 )
 
 
-def script(host: Iterable[IPv4Address]) -> str:
-    """Commands that make the table, closed: nobody is in `inet4` and `allow4`."""
+def private_of(private: Iterable[IPv4Network]) -> tuple[IPv4Network, ...]:
+    """The ranges that the operator allows, without what is the carrier's own."""
+    found: list[IPv4Network] = []
+    for network in collapse_addresses(private):
+        if CARRIERS.subnet_of(network):
+            found += [] if network == CARRIERS else network.address_exclude(CARRIERS)
+        elif not network.subnet_of(CARRIERS):
+            found.append(network)
+    return tuple(found)
+
+
+def script(host: Iterable[IPv4Address], private: Iterable[IPv4Network] = ()) -> str:
+    """Commands that make the table, closed: nobody is in `inet4`, `allow4` and `range4`.
+
+    Args:
+        host: this host's own addresses.
+        private: see `private_of`.
+    """
     content = {
         "deny4": [str(network) for network in DENY4],
         "host4": [str(address) for address in sorted(set(host))],
+        "private4": [str(network) for network in private],
     }
     lines = [f"table inet {TABLE} {{"]
     for name, kind in SETS:
@@ -100,6 +135,9 @@ def opened(member: Member) -> str:
     if member.allow:
         listed = ", ".join(f"{target} . tcp . {port}" for target, port in member.allow)
         lines.append(f"add element inet {TABLE} allow4 {{ {listed} }}")
+    if member.ranges:
+        listed = ", ".join(f"{target} . {port}" for target, port in member.ranges)
+        lines.append(f"add element inet {TABLE} range4 {{ {listed} }}")
     return "".join(f"{line}\n" for line in lines)
 
 

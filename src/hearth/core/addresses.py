@@ -1,4 +1,4 @@
-"""Which addresses are public: the lists that the packet filter and the resolver both judge by.
+"""Which addresses are public, private, or nobody's to reach: the lists that deploys, the packet filter and the resolver judge by.
 
 Source: the IANA special-purpose address registries (RFC 6890 and its successors), read as "not globally
 reachable", with multicast and reserved space added. Prefixes that carry an IPv4 address inside an IPv6 one
@@ -7,6 +7,7 @@ reachable", with multicast and reserved space added. Prefixes that carry an IPv4
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 DENY4: tuple[IPv4Network, ...] = tuple(
@@ -32,6 +33,12 @@ DENY4: tuple[IPv4Network, ...] = tuple(
         "240.0.0.0/4",
     )
 )
+
+_METADATA = IPv4Network("169.254.0.0/16")
+NEVER4: tuple[IPv4Network, ...] = tuple(
+    IPv4Network(text) for text in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4")
+)
+"""Of `DENY4`, what no operator can open: this network, loopback, link-local (metadata services of clouds), multicast, reserved."""
 
 DENY6: tuple[IPv6Network, ...] = tuple(
     IPv6Network(text)
@@ -64,3 +71,35 @@ def is_public(address: str | IPv4Address | IPv6Address) -> bool:
     if isinstance(parsed, IPv4Address):
         return not any(parsed in network for network in DENY4)
     return not any(parsed in network for network in DENY6)
+
+
+def is_never(address: IPv4Address) -> bool:
+    """Whether no function may reach this address, whatever anybody allows."""
+    return any(address in network for network in NEVER4)
+
+
+def is_within(address: IPv4Address | IPv4Network, networks: Iterable[IPv4Network]) -> bool:
+    """Whether an address, or all of a range, lies in one of these ranges."""
+    wanted = IPv4Network(address)
+    return any(wanted.subnet_of(network) for network in networks)
+
+
+def why_refused(address: str, private: Iterable[IPv4Network] = ()) -> str:
+    """What is wrong with an address that a sandbox was refused, in words; empty for a public one.
+
+    Args:
+        address: its text; ValueError when it is none.
+        private: what the operator lets functions reach.
+    """
+    parsed = ip_address(address)
+    if isinstance(parsed, IPv6Address):
+        return "sandboxes have IPv4 only"
+    if parsed in _METADATA:
+        return "a link-local address, as metadata services have"
+    if is_never(parsed):
+        return "an address that no function may reach"
+    if is_public(parsed):
+        return ""
+    if is_within(parsed, private):
+        return "a private address that network.allow does not name with this port"
+    return "a private address, which functions may reach only if --private-networks has it"
