@@ -57,6 +57,10 @@ def udp(address, port, data="x", timeout=3.0):
             sock.connect((address, port)); sock.send(data.encode()); return sock.recv(512).decode()
         except OSError as error:
             return type(error).__name__
+def dns(server, question):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(10)
+        sock.sendto(bytes.fromhex(question), (server, 53)); return sock.recv(2000).hex()
 def keep(address, port):
     said, sock = dial(address, port)
     kept.append(sock); return said
@@ -87,7 +91,7 @@ def listen(port):
     threading.Thread(target=greet, daemon=True).start(); return "up"
 verbs = {"tcp": lambda *a: dial(*a)[0], "udp": udp, "keep": keep, "echo": echo, "many": many, "forge": forge,
          "ipv6": lambda: open("/proc/sys/net/ipv6/conf/all/disable_ipv6").read().strip(),
-         "listen": listen}
+         "listen": listen, "dns": dns}
 print("ready", flush=True)
 for line in sys.stdin:
     verb, *args = json.loads(line); print(json.dumps(verbs[verb](*args)), flush=True)

@@ -194,7 +194,7 @@ async def test_the_first_packet_after_open_arrives(
     """A link that has come up drops for a moment what it is given; `open` waits that moment out."""
     sockets = networks.resolver_sockets()
     assert sockets is not None
-    udp = sockets[0]
+    udp = sockets[0][0]
     for number in range(12):
         handle = await joined(networks, guests[0], f"{number}")
         assert guests[0].do("udp", networks.resolver, 53, f"{number}", 0.0001) in (
@@ -213,9 +213,9 @@ async def test_a_forged_source_is_dropped(networks: HostNetworks, guests: tuple[
     other = await joined(networks, guests[1], "b")
     assert guests[0].do("forge", other.address, networks.resolver, 53) == "sent"
     assert guests[0].do("forge", handle.address, networks.resolver, 53) == "sent"
-    await until(lambda: _readable(sockets[0].fileno()))
-    assert sockets[0].recvfrom(64)[1][0] == handle.address  # the first that arrived is the true one
-    assert not _readable(sockets[0].fileno())
+    await until(lambda: _readable(sockets[0][0].fileno()))
+    assert sockets[0][0].recvfrom(64)[1][0] == handle.address  # the first that arrived is the true one
+    assert not _readable(sockets[0][0].fileno())
 
 
 def _readable(fd: int) -> bool:
@@ -334,8 +334,8 @@ async def test_what_slipped_through_a_gap_is_cut(
         assert guests[0].do("echo", 1) != "again"
         assert guests[0].do("echo", 2) != "again"
     finally:
-        ground.udp.close()
-        ground.tcp.close()
+        for sock in ground.sockets:
+            sock.close()
         ground.nft.close()
         machine.cleanup_leftovers(INSTANCE)
         assert_nothing_left()

@@ -50,7 +50,7 @@ def parse_target(text: str) -> Target:
     host, colon, port = text.strip().rpartition(":")
     if not colon or _PORT.fullmatch(port) is None or not 0 < int(port) < 65536:
         raise InvalidInput(f"{text[:80]!r} has no port from 1 to 65535 at its end", hint=_EXAMPLE)
-    if ":" in host or "[" in host:
+    if host.startswith("[") or host.count(":") > 1:
         raise InvalidInput(f"{text[:80]!r} is IPv6, and sandboxes have IPv4 only", hint=_EXAMPLE)
     if _NUMBERS.fullmatch(host):
         return Target("", _range(host, text), int(port))
