@@ -99,11 +99,24 @@ for line in sys.stdin:
 
 
 class Guest:
-    """A process alone in a network namespace, which does what it is told; stands for a sandbox."""
+    """A process alone in a network namespace, which does what it is told; stands for a sandbox.
 
-    def __init__(self) -> None:
+    Args:
+        own: in a user namespace too, as an ordinary user's are.
+    """
+
+    def __init__(self, own: bool = False) -> None:
         self._process = subprocess.Popen(
-            ["unshare", "--net", sys.executable, "-I", "-S", "-c", _AGENT],
+            [
+                "unshare",
+                *(["--user", "--map-root-user"] if own else []),
+                "--net",
+                sys.executable,
+                "-I",
+                "-S",
+                "-c",
+                _AGENT,
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

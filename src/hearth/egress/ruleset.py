@@ -111,7 +111,7 @@ SETS = (
     ("deny4", "type ipv4_addr; flags interval; auto-merge;"),
 )
 _ALLOWED = ("ip saddr . ip daddr . meta l4proto . th dport @allow4", "accept")
-TOLD = "add @told4 { ip saddr limit rate 2/second burst 10 packets }"
+TOLD = "add @told4 { ip saddr limit rate 5/second burst 30 packets }"
 """Refusals of one sandbox that are told of; each has its own allowance, so that none can hide another's."""
 COPIED = 64
 """Bytes of a refused packet that are: its head, and its ports."""
