@@ -80,7 +80,8 @@ class OwnNetworks:
     """
 
     def __init__(self, private: Iterable[IPv4Network] = ()) -> None:
-        self._private = own_rules.private_of(private)
+        self._wanted = tuple(private)
+        self._private = own_rules.private_of(self._wanted)
         self._fault: SandboxFailed | None = SandboxFailed("the networks of sandboxes are not started")
         self._program = shutil.which(slirp.PROGRAM, path="/usr/local/bin:/usr/bin:/bin") or slirp.PROGRAM
         self._places: dict[str, _Place | None] = {}  # None: it is being made
@@ -96,6 +97,10 @@ class OwnNetworks:
             self._fault = SandboxFailed(lacking[0].says, hint=f"{RUN}{lacking[0].mend}")
             log.warning("functions get no network: %s; %s", self._fault.message, self._fault.hint)
             return
+        if any(own_rules.CARRIERS.overlaps(network) for network in self._wanted):
+            log.warning(
+                "private hosts in %s can't be reached: slirp4netns has it for itself", own_rules.CARRIERS
+            )
         self._notices = listener(ROUTE, (_GROUP_IPV4_IFADDR,))
         asyncio.get_running_loop().add_reader(self._notices.fileno(), self._on_notice, self._notices)
         self._host = await asyncio.to_thread(_host_addresses)
