@@ -122,7 +122,7 @@ def processes_of(uid: int) -> list[int]:
 
 
 def _ignored(folder: str, names: list[str]) -> set[str]:
-    """What the user needs no copy of. A Docker daemon's data least of all: while one runs there, it has other machines' /proc in it."""
+    """What the user needs no copy of: a Docker daemon's data least of all, which filled a disk when it was copied while images were built."""
     docker = {"docker"} if Path(folder) == ROOT / ".venv" else set()
     return (_NOT_COPIED | docker) & set(names)
 
