@@ -102,6 +102,13 @@ async def strict(lab: World, tmp_path: Path) -> AsyncIterator[Place]:
 
 
 @pytest.fixture
+async def wide(lab: World, tmp_path: Path) -> AsyncIterator[Place]:
+    """He lets them reach all of 10.0.0.0/8, where sandboxes have their addresses, and 100.64.0.0/10."""
+    async for one in made(tmp_path, IPv4Network("10.0.0.0/8"), IPv4Network("100.64.0.0/10")):
+        yield one
+
+
+@pytest.fixture
 def guests() -> Iterator[tuple[Guest, Guest]]:
     """Two sandboxes."""
     both = Guest(), Guest()
@@ -175,6 +182,21 @@ async def test_the_hosts_own_addresses_are_nobodys_even_in_an_open_range(
         assert guests[0].do("tcp", mine, 8080) == REFUSED
     finally:
         run(f"ip addr del {mine}/32 dev wan0")
+
+
+async def test_sandboxes_and_this_host_are_nobodys_in_a_range_that_has_them(
+    lab: World, wide: Place, guests: tuple[Guest, Guest]
+) -> None:
+    """Neither is a metadata service in one."""
+    metadata = "100.100.100.200"
+    peer = await wide.joined(guests[1], "b", internet=True)
+    assert guests[1].do("listen", 8080) == "up"
+    await wide.joined(guests[0], "a", ("10.0.0.0/8", 8080), ("100.64.0.0/10", 8080))
+    lab.run_there(f"ip addr add {metadata}/32 dev far0")
+    for address in (PRIVATE[0], PRIVATE[3]):
+        assert str(guests[0].do("tcp", address, 8080)).startswith(address)
+    for address in (peer.address, wide.networks.resolver, metadata):
+        assert guests[0].do("tcp", address, 8080) == REFUSED, address
 
 
 async def test_a_name_opens_where_it_leads_when_it_is_looked_up(

@@ -16,7 +16,7 @@ from hearth.app.launcher import network_of
 from hearth.app.reach import check_targets
 from hearth.cli.commands.functions import _network
 from hearth.config import server_settings, settings_from_json, settings_to_json
-from hearth.core.addresses import NEVER4, why_refused
+from hearth.core.addresses import NEVER4, openable, why_refused
 from hearth.core.errors import InvalidInput, InvalidManifest, LimitUnenforceable
 from hearth.core.function import FunctionConfig, config_from_json, config_to_json
 from hearth.core.launch import Attachment, Limits, Network, Probe
@@ -44,6 +44,8 @@ BASE = "name: a\nruntime: python\n"
         ("10.0.0.0/24:5432", "10.0.0.0/24:5432"),
         ("93.184.216.34:80", "93.184.216.34/32:80"),
         ("8.0.0.0/9:53", "8.0.0.0/9:53"),
+        ("100.64.0.0/10:443", "100.64.0.0/10:443"),
+        ("168.63.0.0/16:443", "168.63.0.0/16:443"),
     ],
 )
 def test_what_may_be_written(text: str, written: str) -> None:
@@ -78,6 +80,9 @@ def test_what_may_be_written(text: str, written: str) -> None:
         ("127.0.0.1:8080", "never"),
         ("0.0.0.0:80", "never"),
         ("224.0.0.1:1", "never"),
+        ("100.100.100.200:80", "never"),
+        ("168.63.129.16:80", "never"),
+        ("192.0.0.192:80", "never"),
         ("0.0.0.0/0:443", "public and private"),
         ("8.0.0.0/5:443", "public and private"),
         ("172.0.0.0/8:443", "public and private"),
@@ -176,8 +181,12 @@ def test_what_he_may_not(text: str) -> None:
         server_settings({"private_networks": text}, {"HOME": "/root"})
 
 
-def test_the_private_ranges_and_the_forbidden_ones_do_not_meet() -> None:
-    assert not any(one.overlaps(other) for one in PRIVATE4 for other in NEVER4)
+def test_of_what_he_opens_the_forbidden_ones_stay_closed() -> None:
+    opened = openable(PRIVATE4)
+    assert not any(one.overlaps(other) for one in opened for other in NEVER4)
+    assert any(IPv4Address("100.100.100.201") in network for network in opened)
+    assert openable([IPv4Network("10.0.0.0/24"), IPv4Network("10.0.1.0/24")]) == (IPv4Network("10.0.0.0/23"),)
+    assert openable([IPv4Network("169.254.0.0/17")]) == ()
 
 
 def config(*allow: str, network: Any = "none", **more: Any) -> FunctionConfig:
@@ -293,9 +302,8 @@ def test_entries_of_one_sandbox_are_bounded_and_make_room_when_they_end() -> Non
 def test_the_carriers_own_range_is_never_open() -> None:
     found = private_of([IPv4Network("10.0.0.0/8"), IPv4Network("192.168.0.0/16")])
     assert not any(network.overlaps(CARRIERS) for network in found)
-    assert any(IPv4Address("10.0.3.1") in network for network in found) and found[-1] == IPv4Network(
-        "192.168.0.0/16"
-    )
+    assert any(IPv4Address("10.0.3.1") in network for network in found)
+    assert found[-1] == IPv4Network("192.168.0.0/16")
     assert private_of([CARRIERS]) == private_of([IPv4Network("10.0.2.100/32")]) == ()
 
 

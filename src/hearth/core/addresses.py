@@ -2,13 +2,14 @@
 
 Source: the IANA special-purpose address registries (RFC 6890 and its successors), read as "not globally
 reachable", with multicast and reserved space added. Prefixes that carry an IPv4 address inside an IPv6 one
-(mapped, NAT64, 6to4) are denied whole, because they lead to the addresses of the first list.
+(mapped, NAT64, 6to4) are denied whole, because they lead to the addresses of the first list. One address is denied that is
+public by its number: 168.63.129.16, at which Azure tells each of its machines about itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses, ip_address
 
 DENY4: tuple[IPv4Network, ...] = tuple(
     IPv4Network(text)
@@ -17,6 +18,7 @@ DENY4: tuple[IPv4Network, ...] = tuple(
         "10.0.0.0/8",
         "100.64.0.0/10",
         "127.0.0.0/8",
+        "168.63.129.16/32",
         "169.254.0.0/16",
         "172.16.0.0/12",
         "192.0.0.0/24",
@@ -36,9 +38,20 @@ DENY4: tuple[IPv4Network, ...] = tuple(
 
 _METADATA = IPv4Network("169.254.0.0/16")
 NEVER4: tuple[IPv4Network, ...] = tuple(
-    IPv4Network(text) for text in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4")
+    IPv4Network(text)
+    for text in (
+        "0.0.0.0/8",
+        "127.0.0.0/8",
+        "169.254.0.0/16",
+        "224.0.0.0/4",
+        "240.0.0.0/4",
+        "100.100.100.200/32",  # metadata of Alibaba Cloud
+        "168.63.129.16/32",  # of Azure
+        "192.0.0.192/32",  # of Oracle Cloud
+    )
 )
-"""Of `DENY4`, what no operator can open: this network, loopback, link-local (metadata services of clouds), multicast, reserved."""
+"""Of `DENY4`, what no operator can open: this network, loopback, link-local (metadata services of clouds), multicast, reserved,
+and metadata services that have addresses elsewhere."""
 
 DENY6: tuple[IPv6Network, ...] = tuple(
     IPv6Network(text)
@@ -76,6 +89,24 @@ def is_public(address: str | IPv4Address | IPv6Address) -> bool:
 def is_never(address: IPv4Address) -> bool:
     """Whether no function may reach this address, whatever anybody allows."""
     return any(address in network for network in NEVER4)
+
+
+def excluding(networks: Iterable[IPv4Network], taken: Iterable[IPv4Network]) -> tuple[IPv4Network, ...]:
+    """What is left of ranges without others."""
+    found = list(collapse_addresses(networks))
+    for cut in taken:
+        left: list[IPv4Network] = []
+        for network in found:
+            if network.subnet_of(cut):
+                continue
+            left += network.address_exclude(cut) if cut.subnet_of(network) else [network]
+        found = left
+    return tuple(collapse_addresses(found))
+
+
+def openable(networks: Iterable[IPv4Network]) -> tuple[IPv4Network, ...]:
+    """What of an operator's ranges functions may reach if they name it."""
+    return excluding(networks, NEVER4)
 
 
 def is_within(address: IPv4Address | IPv4Network, networks: Iterable[IPv4Network]) -> bool:

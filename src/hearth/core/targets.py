@@ -72,14 +72,14 @@ def _range(host: str, text: str) -> IPv4Network:
         network = IPv4Network(host)
     except (AddressValueError, NetmaskValueError, ValueError) as error:
         raise InvalidInput(f"{text[:80]!r} has no range of IPv4 addresses: {error}", hint=_EXAMPLE) from None
-    if any(network.overlaps(never) for never in NEVER4):
-        if network.prefixlen >= 4:
-            raise InvalidInput(
-                f"{network} can't be allowed: loopback, link-local (metadata), multicast and reserved addresses "
-                "are never reached",
-                hint="take it out",
-            )
-    elif is_within(network, PRIVATE4) or not any(network.overlaps(private) for private in PRIVATE4):
+    if is_within(network, NEVER4):
+        raise InvalidInput(
+            f"{network} can't be allowed: loopback, link-local, multicast and reserved addresses, and metadata services, "
+            "are never reached",
+            hint="take it out",
+        )
+    mixed = any(network.overlaps(one) for one in DENY4 if one.prefixlen < 32)  # the rules refuse single ones
+    if is_within(network, PRIVATE4) or not mixed:
         return network
     raise InvalidInput(
         f"{network} has public and private addresses in it",

@@ -21,6 +21,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hearth.core.addresses import openable
 from hearth.core.errors import NoCapacity, SandboxFailed
 from hearth.core.finding import Finding, State, found_by
 from hearth.core.launch import Network
@@ -75,7 +76,7 @@ class HostNetworks:
     ) -> None:
         self._instance = instance
         self._resolv_conf, self._lock, self._tick = resolv_conf, lock, tick
-        self._private = tuple(private)
+        self._private = openable(private)
         self._group, self._prefix = claim.group(instance), claim.prefix(instance)
         self._fault: SandboxFailed | None = SandboxFailed("the networks of sandboxes are not started")
         self._ground: Ground | None = None

@@ -8,9 +8,9 @@ what passes, is an ordinary program of the user and reaches whatever he does.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv4Network, collapse_addresses
+from ipaddress import IPv4Address, IPv4Network
 
-from hearth.core.addresses import DENY4
+from hearth.core.addresses import DENY4, excluding, openable
 from hearth.egress.ruleset import CONNECTIONS, COPIED, TOLD, Chain, Member
 
 TABLE = "hearth"
@@ -91,13 +91,7 @@ CHAINS = (
 
 def private_of(private: Iterable[IPv4Network]) -> tuple[IPv4Network, ...]:
     """The ranges that the operator allows, without what is the carrier's own."""
-    found: list[IPv4Network] = []
-    for network in collapse_addresses(private):
-        if CARRIERS.subnet_of(network):
-            found += [] if network == CARRIERS else network.address_exclude(CARRIERS)
-        elif not network.subnet_of(CARRIERS):
-            found.append(network)
-    return tuple(found)
+    return excluding(openable(private), [CARRIERS])
 
 
 def script(host: Iterable[IPv4Address], private: Iterable[IPv4Network] = ()) -> str:
