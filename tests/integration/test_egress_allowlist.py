@@ -6,10 +6,11 @@ The table to match is in docs/explanation/networks.md.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,26 @@ async def test_an_allowlist_reaches_what_it_names_and_nothing_else(
             assert first.do("tcp", written, port) == REFUSED, (written, port)
 
 
+@pytest.mark.parametrize("length", [8, 9, 13, 16, 21, 24, 30, 31, 32])
+async def test_a_range_is_what_it_says(
+    lab: World, wide: Place, guests: tuple[Guest, Guest], length: int
+) -> None:
+    """Its first and last address, and not the ones before and after."""
+    network = IPv4Network(("10.99.77.130", length), strict=False)
+    first, last = int(network.network_address), int(network.broadcast_address)
+    inside = {str(IPv4Address(number)) for number in (first, last)}
+    outside = {str(IPv4Address(number)) for number in (first - 1, last + 1)}
+    await wide.joined(guests[0], "a", (str(network), 8080))
+    for address in inside | outside:
+        with contextlib.suppress(AssertionError):  # it is there from the run before
+            lab.run_there(f"ip addr add {address}/32 dev far0")
+    for address in inside:
+        assert str(guests[0].do("tcp", address, 8080)).startswith(address)
+        assert guests[0].do("tcp", address, 443) == REFUSED
+    for address in outside:
+        assert guests[0].do("tcp", address, 8080) == REFUSED, address
+
+
 async def test_internet_and_a_private_host_beside_it(place: Place, guests: tuple[Guest, Guest]) -> None:
     await place.joined(guests[0], "a", (f"{PRIVATE[0]}/32", 8080), internet=True)
     assert str(guests[0].do("tcp", PUBLIC, 8080)).startswith(PUBLIC)
@@ -263,7 +284,7 @@ async def test_what_was_learned_outlives_a_reload_and_not_its_sandbox(
     assert str(guests[0].do("tcp", PUBLIC, 8080)).startswith(PUBLIC)
     assert str(guests[0].do("tcp", PRIVATE[0], 8080)).startswith(PRIVATE[0])
     await place.networks.close(handle)
-    for name in ("named4", "range4"):
+    for name in ("named4", "range24"):
         assert handle.address not in run(f"nft list set inet {TABLE} {name}"), name
     assert place.networks.rights(handle.address) is None
     assert await place.networks.learned(handle.address, "api.test", [PUBLIC], 60) == ()

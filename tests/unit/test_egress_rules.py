@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, collapse_addresses
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hearth.core.addresses import DENY4, is_public
 from hearth.core.launch import Network
-from hearth.egress import claim
+from hearth.egress import claim, ranges
 from hearth.egress.netlink import attr, attrs, messages, text, u32
 from hearth.egress.readback import faults, fingerprint
 from hearth.egress.ruleset import (
@@ -137,7 +137,9 @@ def test_one_transaction_opens_and_one_closes() -> None:
         'add element inet hearth_x owner4 { "hbabcd1" . 10.200.0.2 }',
         "add element inet hearth_x inet4 { 10.200.0.2 }",
         "add element inet hearth_x allow4 { 10.200.0.2 . 10.0.0.5 . tcp . 443 }",
-        "add element inet hearth_x range4 { 10.200.0.2 . 10.0.0.0/30 . 5432 }",
+        "add element inet hearth_x range32 { "
+        + ", ".join(f"10.200.0.2 . 10.0.0.{last} . 5432" for last in range(4))
+        + " }",
     ]
     closed = Member("hbabcd1", MEMBER.address, False)
     assert "inet4" not in change(NAMES, "delete", closed)
@@ -175,8 +177,8 @@ def test_spoofs_are_dropped_before_conntrack_and_private_targets_after_named_one
     assert by_name["from_sb"].rules[-1] == ("", "goto refuse")
 
 
-def test_a_functions_ranges_are_what_the_kernel_takes() -> None:
-    """It refuses one within another."""
+def test_a_functions_ranges_are_put_together() -> None:
+    """None within another."""
     targets = (
         ("10.1.0.0/16", 443),
         ("10.1.0.5/32", 443),
@@ -276,3 +278,20 @@ def test_attributes_are_padded_and_read_back() -> None:
     data = text(3, "hb1") + attr(1, b"\x02\x00\x00") + u32(27, 7)
     assert len(data) % 4 == 0
     assert attrs(data) == {3: b"hb1\0", 1: b"\x02\x00\x00", 27: b"\x07\x00\x00\x00"}
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(5, 32))
+def test_a_range_is_cut_into_a_few_of_the_lengths_that_are_looked_up(number: int, length: int) -> None:
+    network = IPv4Network((number, length), strict=False)
+    ((name, values),) = ranges.elements([(network, 443)], "10.200.0.2").items()
+    parts = [IPv4Network((value.split(" . ")[1], int(name.removeprefix("range")))) for value in values]
+    assert list(collapse_addresses(parts)) == [network] and len(parts) <= 8
+    assert name in dict(ranges.sets(True))
+
+
+def test_an_address_is_cut_to_the_length_of_each_set() -> None:
+    assert len(ranges.matches(True)) == len(ranges.LENGTHS)
+    assert ranges.matches(True)[4] == (
+        "meta l4proto { tcp, udp } ip saddr . ip daddr & 255.255.255.0 . th dport @range24"
+    )
+    assert ranges.matches(False)[-1] == "meta l4proto { tcp, udp } ip daddr . th dport @range32"

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network
 
 from hearth.core.addresses import DENY4, excluding, openable
+from hearth.egress import ranges
 from hearth.egress.ruleset import CONNECTIONS, COPIED, TOLD, Chain, Member
 
 TABLE = "hearth"
@@ -29,7 +30,7 @@ SETS = (
     ("inet4", "type ipv4_addr;"),
     ("cc4", "type ipv4_addr; size 4096; flags dynamic;"),
     ("allow4", "type ipv4_addr . inet_proto . inet_service;"),
-    ("range4", "type ipv4_addr . inet_service; flags interval;"),
+    *ranges.sets(False),
     ("named4", "type ipv4_addr . inet_service; flags timeout;"),
     ("told4", "type ipv4_addr; size 4096; flags dynamic,timeout; timeout 1m;"),
     ("host4", "type ipv4_addr; flags interval; auto-merge;"),
@@ -57,8 +58,7 @@ CHAINS = (
         "named",
         (),
         tuple(
-            (f"meta l4proto {{ tcp, udp }} ip daddr . th dport @{name}", "goto counted")
-            for name in ("range4", "named4")
+            (match, "goto counted") for match in (*ranges.matches(False), ranges.exact_match("named4", False))
         ),
     ),
     Chain(
@@ -130,8 +130,8 @@ def opened(member: Member) -> str:
         listed = ", ".join(f"{target} . tcp . {port}" for target, port in member.allow)
         lines.append(f"add element inet {TABLE} allow4 {{ {listed} }}")
     if member.ranges:
-        listed = ", ".join(f"{target} . {port}" for target, port in member.ranges)
-        lines.append(f"add element inet {TABLE} range4 {{ {listed} }}")
+        for name, values in ranges.elements(member.ranges).items():
+            lines.append(f"add element inet {TABLE} {name} {{ {', '.join(values)} }}")
     return "".join(f"{line}\n" for line in lines)
 
 

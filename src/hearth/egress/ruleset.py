@@ -13,6 +13,7 @@ from hearth.core.addresses import DENY4
 from hearth.core.errors import SandboxFailed
 from hearth.core.launch import Network
 from hearth.core.targets import Target, parse_targets
+from hearth.egress import ranges
 
 CONNECTIONS = 256
 """Tracked connections that one sandbox may have at once."""
@@ -66,12 +67,12 @@ def member_for(link: str, address: IPv4Address, network: Network) -> Member:
 
 
 def ranges_of(network: Network) -> tuple[tuple[IPv4Network, int], ...]:
-    """The ranges that it names, none within another with the same port: the kernel refuses those."""
+    """The ranges that it names, none within another with the same port."""
     by_port: dict[int, list[IPv4Network]] = {}
     for target in targets_of(network):
         if target.range is not None:
             by_port.setdefault(target.port, []).append(target.range)
-    return tuple((one, port) for port, ranges in by_port.items() for one in collapse_addresses(ranges))
+    return tuple((one, port) for port, named in by_port.items() for one in collapse_addresses(named))
 
 
 def names_of(network: Network) -> dict[str, tuple[int, ...]]:
@@ -103,7 +104,7 @@ SETS = (
     ("inet4", "type ipv4_addr;"),
     ("cc4", "type ipv4_addr; size 4096; flags dynamic;"),
     ("allow4", "type ipv4_addr . ipv4_addr . inet_proto . inet_service; flags timeout;"),
-    ("range4", "type ipv4_addr . ipv4_addr . inet_service; flags interval;"),
+    *ranges.sets(True),
     ("named4", "type ipv4_addr . ipv4_addr . inet_service; flags timeout;"),
     ("told4", "type ipv4_addr; size 4096; flags dynamic,timeout; timeout 1m;"),
     ("host4", "type ipv4_addr; flags interval; auto-merge;"),
@@ -147,8 +148,8 @@ def chains(names: Names) -> tuple[Chain, ...]:
             "named",
             (),
             tuple(
-                (f"meta l4proto {{ tcp, udp }} ip saddr . ip daddr . th dport @{name}", "goto counted")
-                for name in ("range4", "named4")
+                (match, "goto counted")
+                for match in (*ranges.matches(True), ranges.exact_match("named4", True))
             ),
         ),
         Chain("to_sb", (), (_KNOWN, ("", "drop"))),
@@ -211,7 +212,7 @@ def elements(member: Member) -> dict[str, list[str]]:
     if member.allow:
         found["allow4"] = [f"{member.address} . {target} . tcp . {port}" for target, port in member.allow]
     if member.ranges:
-        found["range4"] = [f"{member.address} . {target} . {port}" for target, port in member.ranges]
+        found |= ranges.elements(member.ranges, str(member.address))
     return found
 
 
