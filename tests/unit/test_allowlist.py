@@ -339,7 +339,7 @@ def test_nonsense_for_a_head_does_no_harm(data: bytes) -> None:
             "tcp to 169.254.169.254 port 80 was refused: a link-local",
         ),
         (Refusal("s", "tcp", "10.0.0.5", 443), True, "private address that network.allow does not name"),
-        (Refusal("s", "tcp", "10.0.1.5", 443), True, "only if --private-networks has it"),
+        (Refusal("s", "tcp", "10.0.1.5", 443), True, "functions reach those of --private-networks"),
         (Refusal("s", "udp", "8.8.8.8", 53), False, "network.allow does not name it"),
         (Refusal("s", "udp", "8.8.8.8", 53), True, "more connections than one may have"),
         (

@@ -133,4 +133,4 @@ def why_refused(address: str, private: Iterable[IPv4Network] = ()) -> str:
         return ""
     if is_within(parsed, private):
         return "a private address that network.allow does not name with this port"
-    return "a private address, which functions may reach only if --private-networks has it"
+    return "a private address: functions reach those of --private-networks, and never this machine's own"
