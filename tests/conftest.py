@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import Generator, Iterator
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,10 @@ from tests import dockerd as daemons
 from tests.machine import elsewhere, judge
 from tests.patience import patient, set_factor
 from tests.postgres import Postgres, server
+from tests.stack import NAMES
+
+HALVES = ("end-to-end", "others")
+_END_TO_END = Path(__file__).parent / "e2e"
 
 
 def _reason(item: pytest.Item) -> str | None:
@@ -68,6 +73,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=1.0,
         help="factor for every test's timeout and every wait, for a slow machine (such as an emulated one)",
     )
+    parser.addoption(
+        "--stack",
+        choices=NAMES,
+        default=NAMES[0],
+        help="what end-to-end tests' platforms stand on: SQLite and bubblewrap, or Docker and PostgreSQL",
+    )
+    parser.addoption(
+        "--half",
+        choices=HALVES,
+        help="end-to-end: those tests, but for Docker's, since one daemon at a time has the images; others: all the others",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -78,6 +94,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    half = config.getoption("--half")
+    if half is not None:
+        left_out = [item for item in items if _half(item) != half]
+        items[:] = [item for item in items if _half(item) == half]
+        config.hook.pytest_deselected(items=left_out)
     if config.getoption("--patience") == 1.0:
         return
     plain = config.getoption("timeout", None) or float(config.getini("timeout"))
@@ -85,6 +106,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         own = item.get_closest_marker("timeout")
         seconds = plain if own is None else own.args[0]
         item.add_marker(pytest.mark.timeout(patient(seconds)), append=False)
+
+
+def _half(item: pytest.Item) -> str:
+    ends = _END_TO_END in item.path.parents and item.get_closest_marker("docker") is None
+    return HALVES[0] if ends else HALVES[1]
 
 
 @pytest.fixture(scope="session")

@@ -141,7 +141,7 @@ class Dockerd:
                     os.kill(one, signal.SIGKILL)
         for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
             point = line.split(" ")[4]
-            if point.startswith((str(self.folder), f"{self._data}/")):
+            if point == str(self._data) or point.startswith((f"{self.folder}/", f"{self._data}/")):
                 subprocess.run(["umount", "-l", point], check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
 

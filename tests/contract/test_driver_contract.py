@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from hearth.core.errors import Forbidden, HearthError, NotFound, SandboxFailed
-from hearth.core.launch import Disk, Exit, Handle, Limits, Mount, Network
+from hearth.core.launch import CALLS_PORT, Disk, Exit, Handle, Limits, Mount, Network
 from hearth.drivers.remote import RemoteDriver
 from hearth.ports.driver import CanAttach
 from tests.contract.driver_cases import CASES, Case, Rig, fresh, read_some, read_until, soon
@@ -147,6 +148,48 @@ async def test_attach_brings_code_and_secrets(rig: Rig) -> None:
     assert await ask(fd, b"secret") == b"s3cret"
     with pytest.raises(SandboxFailed):
         await rig.attach(handle, artifact)
+    await close_and_stop(rig, handle, fd)
+
+
+DIALLER = """
+s = dial()
+port = int(s.recv(10))
+with socket.create_connection(("127.0.0.1", port)) as c: s.sendall(c.recv(100) + c.getsockname()[0].encode() + b"\\n")
+s.recv(1)
+"""
+
+
+async def test_what_listens_in_a_sandbox_is_reached_from_inside_alone(rig: Rig) -> None:
+    handle, other = await rig.start(DIALLER), await rig.start(DIALLER)
+    fds = [await rig.driver.connect(one, soon()) for one in (handle, other)]
+    listening = await rig.driver.listen(handle)
+    assert listening is not None
+    with socket.socket(fileno=listening) as listener:
+        port = listener.getsockname()[1]
+        if rig.isolates:
+            assert port == CALLS_PORT
+            with pytest.raises(OSError):  # this test's own loopback, and another sandbox's, are others
+                socket.create_connection(("127.0.0.1", port), 1).close()
+            os.write(fds[1], b"%d" % port)
+            assert await asyncio.wait_for(read_some(fds[1]), 20) == b""
+        os.write(fds[0], b"%d" % port)
+        accepted, _ = await asyncio.wait_for(asyncio.get_running_loop().sock_accept(listener), 20)
+        with accepted:
+            accepted.sendall(b"hello from ")
+            assert await read_until(fds[0], b"\n") == b"hello from 127.0.0.1\n"
+        if rig.isolates:
+            with pytest.raises(SandboxFailed):
+                await rig.driver.listen(handle)
+    await close_and_stop(rig, other, fds[1])
+    await close_and_stop(rig, handle, fds[0])
+
+
+async def test_nobody_listens_in_a_sandbox_that_has_its_code(rig: Rig) -> None:
+    handle = await rig.start(GUEST)
+    fd = await rig.driver.connect(handle, soon())
+    await rig.attach(handle, rig.artifact())
+    with pytest.raises(SandboxFailed):
+        await rig.driver.listen(handle)
     await close_and_stop(rig, handle, fd)
 
 

@@ -11,6 +11,14 @@ import pytest
 
 from tests.e2e.examples import EXAMPLES, Deployed
 from tests.e2e.platform import Platform, leftovers
+from tests.stack import stack
+
+
+@pytest.fixture(scope="session", autouse=True)
+def parts(request: pytest.FixtureRequest) -> None:
+    """What ``--stack`` asks for, running before the first platform starts."""
+    if request.config.getoption("--stack") == "server":
+        stack.use(request.getfixturevalue("dockerd"), request.getfixturevalue("postgres"))
 
 
 @pytest.fixture

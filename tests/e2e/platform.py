@@ -17,6 +17,7 @@ from typing import Any
 
 from hearth.egress import claim
 from tests.patience import patient
+from tests.stack import stack
 
 HEARTH = str(Path(sys.executable).parent / "hearth")
 PASSWORD = "correct horse battery staple"
@@ -61,7 +62,7 @@ class Platform:
     def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("HEARTH_")}
         own = {"XDG_CONFIG_HOME": str(self.home / "config"), "NO_COLOR": "1"}
-        return {**kept, **own, **self.variables}
+        return {**kept, **stack.variables(str(self.home)), **own, **self.variables}
 
     def start(self, port: int = 0) -> Platform:
         """Start it and wait until it says that it is ready."""
@@ -69,7 +70,7 @@ class Platform:
             self.process.stdout.close()
         with (self.home / "log").open("a") as log:
             self.process = subprocess.Popen(
-                [*self.starter, HEARTH, "up", "--port", str(port), "--data-dir", str(self.data), *self.flags],
+                [*self.starter, HEARTH, *self._up(port)],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
@@ -84,6 +85,10 @@ class Platform:
             if line.strip() == "Ready.":
                 return self
         raise AssertionError(f"the platform did not start: {self.output} {self.log()}")
+
+    def _up(self, port: int) -> list[str]:
+        more = stack.more_flags(self.flags)
+        return ["up", "--port", str(port), "--data-dir", str(self.data), *more, *self.flags]
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Signal the supervisor and wait for its end; returns its exit code."""

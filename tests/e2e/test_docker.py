@@ -13,7 +13,8 @@ import pytest
 
 from tests import dockerd as daemons
 from tests.dockerd import Dockerd
-from tests.e2e.platform import Platform, leftovers
+from tests.e2e.calls import chain, ids
+from tests.e2e.platform import Platform, leftovers, until
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 
@@ -78,3 +79,42 @@ def test_a_function_that_runs_out_of_memory_is_told_so(docker_platform: Platform
     docker_platform.cli("deploy", str(handler.parent))
     with pytest.raises(AssertionError, match="memory"):
         docker_platform.cli("invoke", "greedy")
+
+
+def test_functions_call_functions_without_a_network(docker_platform: Platform) -> None:
+    checkout, price, tax, outside = chain(docker_platform, network="none")
+    known = ids(docker_platform)
+    assert [one["caller"] for one in (checkout, price, tax)] == [
+        "",
+        f"function:{known['checkout']}",
+        f"function:{known['price']}",
+    ]
+    assert outside["status"] == 404
+
+
+def states(dockerd: Dockerd) -> list[str]:
+    found = asyncio.run(dockerd.request("GET", "/containers/json", all="1")).json()
+    return [one["State"] for one in found]
+
+
+def test_kill_9_of_a_process_leaves_no_container_at_work(docker_platform: Platform, dockerd: Dockerd) -> None:
+    """Last in this file: the platform is started again."""
+    platform = docker_platform
+    files = {"handler.py": "def handler(event, context):\n    return 'here'\n"}
+    platform.deploy("survivor", "python", files)
+    for kind in ("keeper", "shard"):
+        platform.kill(kind)
+        until(lambda: answers(platform))
+    assert platform.process is not None
+    platform.process.kill()
+    platform.process.wait()
+    until(lambda: "running" not in states(dockerd))
+    platform.start()
+    assert answers(platform)
+
+
+def answers(platform: Platform) -> bool:
+    try:
+        return platform.call("/fn/ann/survivor").body == b"here"
+    except OSError:  # nobody listens, for a moment
+        return False

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from hearth.core.errors import HearthError, SandboxFailed
-from hearth.core.launch import Exit
+from hearth.core.launch import Exit, Limits
 from hearth.drivers.docker import DockerDriver
 from hearth.drivers.docker.engine import EngineGone
 from hearth.drivers.docker.images import IMAGES
+from hearth.drivers.docker.probe import _run
 from hearth.drivers.docker.sandbox import Sandbox
 from hearth.drivers.docker.spec import INSTANCE, SANDBOX
 from tests.contract.driver_cases import Rig, docker_rig, read_some, read_until, soon
@@ -70,6 +71,12 @@ async def gone(rig: Rig, dockerd: Dockerd) -> None:
 
 async def ended(rig: Rig, handle: Any) -> Exit:
     return await asyncio.wait_for(rig.driver.wait(handle), patient(60))
+
+
+async def test_a_trial_hears_all_of_what_is_said_line_by_line(rig: Rig) -> None:
+    script = "i=0; while [ $i -lt 60 ]; do echo $i; sleep 0.02; i=$((i+1)); done"
+    ended, said = await _run(rig.driver, script, Limits())
+    assert (ended.code, said.split()) == (0, [str(number) for number in range(60)])
 
 
 async def test_a_container_that_somebody_removes(rig: Rig, dockerd: Dockerd) -> None:

@@ -22,7 +22,7 @@ from hearth.drivers.bubblewrap import cgroups
 from hearth.drivers.bubblewrap.kin import below
 from hearth.drivers.common import mounts
 from hearth.egress import own_rules
-from hearth.egress.inside import alone
+from hearth.linux.netns import alone
 from tests.contract.driver_cases import Rig, read_until, soon
 from tests.patience import patient
 from tests.security.jail import drop_options, told

@@ -113,6 +113,21 @@ def test_deploy_and_invoke(platform: Platform, runtime: str) -> None:
     assert (answer.status, answer.body.strip(b'"\n')) == (200, f"from {runtime}".encode())
 
 
+def test_a_function_without_a_network_calls_another(platform: Platform) -> None:
+    told = "def handler(event, context):\n    return event['headers']['x-hearth-caller']\n"
+    asks = """
+import os, urllib.request
+
+def handler(event, context):
+    return urllib.request.urlopen(os.environ["HEARTH_URL"] + "/fn/ann/called").read().decode()
+"""
+    platform.deploy("called", "python", {"handler.py": told}, auth="members")
+    for network in ("none", "internet"):
+        platform.deploy(f"calls-{network}", "python", {"handler.py": asks}, network=network)
+        answer = platform.call(f"/fn/ann/calls-{network}")
+        assert answer.body.startswith(b"function:fn_"), answer.body
+
+
 @pytest.mark.network
 def test_a_build_fetches_packages(platform: Platform) -> None:
     files = {"handler.py": HANDLERS["python"]["handler.py"] + "import segno\n", "requirements.txt": "segno\n"}

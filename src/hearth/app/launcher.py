@@ -164,7 +164,9 @@ class Launcher:
     async def _load(self, slot: Slot, version: Deployed, given: tuple[Given, ...]) -> None:
         shop, began, config = self._shop, self._shop.clock.monotonic(), version.config
         identity = {"function": version.name, "namespace": version.namespace, "version": str(version.number)}
-        payload = shop.runtimes[config.runtime].load(_filled(config, version.handler, given), identity)
+        payload = shop.runtimes[config.runtime].load(
+            _filled(config, version.handler, given, slot.url), identity
+        )
         loading = asyncio.create_task(slot.guest.load(payload, began + config.init_timeout))
         exiting = asyncio.create_task(shop.driver.wait(slot.handle))
         try:
@@ -254,7 +256,8 @@ def _tail(slot: Slot) -> dict[str, str]:
     return {"tail": "\n".join(slot.tail)} if slot.tail else {}
 
 
-def _filled(config: FunctionConfig, handler: str, given: tuple[Given, ...]) -> FunctionConfig:
-    """The settings with what is known only now: the handler as detected, secrets in the environment. For `load` alone."""
+def _filled(config: FunctionConfig, handler: str, given: tuple[Given, ...], url: str) -> FunctionConfig:
+    """The settings with what is known only now: the handler as detected, secrets and HEARTH_URL in the environment. For `load` alone."""
     secrets = tuple((secret.name, secret.value.decode()) for secret in given if secret.text)
-    return dataclasses.replace(config, handler=config.handler or handler, env=(*config.env, *secrets))
+    ours = (("HEARTH_URL", url),) if url else ()
+    return dataclasses.replace(config, handler=config.handler or handler, env=(*config.env, *secrets, *ours))

@@ -6,6 +6,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from hearth.app.sandboxes import SandboxRows
 from hearth.app.story import Ending, Story
@@ -16,7 +17,7 @@ from hearth.core.limits import LOG_RATE, format_size
 from hearth.core.records import SandboxRow
 from hearth.core.routing import Deployed
 from hearth.ports.clock import Clock, Ids
-from hearth.ports.driver import Driver
+from hearth.ports.driver import CanListen, Driver
 from hearth.ports.guest import Guest, GuestFactory
 from hearth.ports.logs import RUN, LogLine, LogSink
 from hearth.ports.output import OutputReader
@@ -34,6 +35,7 @@ class Slot:
         "_close",
         "_current",
         "_logs",
+        "_shut",
         "ending",
         "guest",
         "handle",
@@ -44,6 +46,7 @@ class Slot:
         "phases",
         "tail",
         "up",
+        "url",
         "version",
     )
 
@@ -57,11 +60,13 @@ class Slot:
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self.phases: dict[str, float] = {}  # seconds of each part of its start
         self.on_closed: Callable[[], None] | None = None
+        self.url = ""  # by which what runs in it calls functions; empty where it can't
         self.up = False  # it has loaded a version and became an instance
         self.ending: Ending | None = None  # why it is ended; None: it ended by itself
         self._logs = logs
         self._current: Callable[[], str | None] = lambda: None
         self._close: Callable[[], None] = lambda: None
+        self._shut: Callable[[], None] = lambda: None
 
     def belongs_to(self, version: Deployed, current: Callable[[], str | None]) -> None:
         """From now on its lines are this version's; `current` names the invocation in work where there is only one."""
@@ -109,10 +114,23 @@ class Slot:
         """Take what it still has printed, and close."""
         self._close()
 
+    def calls_by(self, url: str, shut: Callable[[], None]) -> None:
+        """What runs in it calls functions at `url`, until `shut` is called."""
+        self.url, self._shut = url, shut
+
     def close(self) -> None:
-        """Close the connection and stop reading."""
+        """Close the connections and stop reading."""
         self.guest.close()
+        self._shut()
         self._close()
+
+
+class Doors(Protocol):
+    """By which functions call functions."""
+
+    async def open(self, slot: Slot, fd: int) -> None:
+        """Answer what comes on a listening socket, which is taken over, as this slot's; tells the slot its URL."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +140,7 @@ class Workshop:
     Args:
         owner: ``own_…`` of this process.
         runtimes: by name.
+        doors: None: functions call none.
     """
 
     driver: Driver
@@ -133,6 +152,7 @@ class Workshop:
     clock: Clock
     ids: Ids
     owner: str
+    doors: Doors | None = None
 
     @property
     def story(self) -> Story:
@@ -181,6 +201,10 @@ async def open_slot(
         )
         fd = await shop.driver.connect(handle, deadline)
         slot.guest = await shop.guests.open(fd, deadline, slot.line, slot.closed)
+        if shop.doors is not None and isinstance(shop.driver, CanListen):
+            listener = await shop.driver.listen(handle)
+            if listener is not None:
+                await shop.doors.open(slot, listener)
     except BaseException as error:
         slot.stop_reading()
         with contextlib.suppress(HearthError):  # the keeper removes it with its owner at the latest

@@ -37,6 +37,7 @@ from hearth.core.launch import SlotKind, Toolchain, without_network
 from hearth.core.routing import Deployed
 from hearth.drivers.remote import RemoteDriver
 from hearth.gateway.door import Door
+from hearth.gateway.inner import InnerDoors
 from hearth.gateway.upstream import Upstream
 from hearth.guest.factory import StreamGuests
 from hearth.security.tokens import AccessTokens
@@ -73,6 +74,7 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
 
         routes = Routes(store, store, bus, clock)
         rows, recorder = SandboxRows(store, clock), Recorder(store, clock)
+        doors = InnerDoors()
         workshop = Workshop(
             driver=driver,
             guests=StreamGuests(clock),
@@ -83,6 +85,7 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
             clock=clock,
             ids=ids,
             owner=context.owner,
+            doors=doors,
         )
         slots = Slots(workshop, settings.slots, Room(settings.max_instances))
         rebuild: list[Callable[[Deployed], None]] = []
@@ -126,6 +129,7 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
             max_body=settings.max_body,
             trusted_proxies=settings.trusted_proxies,
         )
+        doors.door = door
         figures = ShardFigures(recorder, pool, slots, starts, lambda: len(routes.entries))
         await child.tell_figures(context, stack, figures.samples)
         works: dict[str, Coroutine[Any, Any, None]] = {

@@ -179,6 +179,9 @@ class Probe:
     facts: tuple[tuple[str, str], ...] = ()  # such as ("cgroup", "v1")
 
 
+CALLS_PORT = 9000
+"""Of the sandbox's own 127.0.0.1: there functions call functions (HEARTH_URL)."""
+
 WITHOUT_NETWORK = "isolation runtimes without network"
 """The fact of a probe that names them, with spaces between."""
 

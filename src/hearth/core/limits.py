@@ -69,6 +69,8 @@ STREAM_MAX, STREAM_IDLE = 900.0, 60.0  # seconds a streamed body may go on, and 
 BODY_MAX = 6 * MIB  # bytes of a sync request's body
 HEADER_BYTES_MAX, HEADER_FIELDS_MAX = 64 * KIB, 128
 URL_MAX = 16 * KIB
+CALL_DEPTH_MAX = 16  # functions that call functions that …
+INNER_CONNECTIONS_MAX = 256  # that one instance may have to other functions
 HEADER_TIMEOUT, BODY_TIMEOUT, KEEP_ALIVE_TIMEOUT = 15.0, 30.0, 75.0  # seconds
 DRAIN_GRACE = 30.0
 

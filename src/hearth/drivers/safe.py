@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from hearth.core.errors import HearthError, NoCapacity, SandboxFailed
 from hearth.core.launch import Attachment, Exit, Handle, Probe, SandboxSpec, Usage
-from hearth.ports.driver import CanAttach, Driver
+from hearth.ports.driver import CanAttach, CanListen, Driver
 
 _FULL = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EAGAIN, errno.EDQUOT}
 
@@ -82,6 +82,13 @@ class SafeDriver:
     async def connect(self, handle: Handle, deadline: float) -> int:
         async with _guarded("waiting for a guest", deadline - time.monotonic() + self._timeouts.slack):
             return await self._driver.connect(handle, deadline)
+
+    async def listen(self, handle: Handle) -> int | None:
+        """See `ports.driver.CanListen`; None where the driver is not."""
+        if not isinstance(self._driver, CanListen):
+            return None
+        async with _guarded("listening in a sandbox", self._timeouts.short):
+            return await self._driver.listen(handle)
 
     def output(self, handle: Handle) -> tuple[int, int]:
         try:

@@ -1,4 +1,4 @@
-"""What is done inside an ordinary user's sandbox's network namespace. Blocking; each in a thread of its own (`inside.alone`),
+"""What is done inside an ordinary user's sandbox's network namespace. Blocking; each in a thread of its own (`netns.alone`),
 which enters the namespace and never comes back."""
 
 from __future__ import annotations

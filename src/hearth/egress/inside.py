@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import socket
-import threading
-from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import TypeVar
 
 from hearth.egress import links
 from hearth.egress.netlink import ROUTE, Netlink
@@ -23,8 +19,6 @@ NO_IPV6 = (
     Path("/proc/sys/net/ipv6/conf/default/disable_ipv6"),
 )
 
-T = TypeVar("T")
-
 
 def macs(address: IPv4Address) -> tuple[bytes, bytes]:
     """Hardware addresses of the host's and the sandbox's end; locally administered, from the one address."""
@@ -34,7 +28,7 @@ def macs(address: IPv4Address) -> tuple[bytes, bytes]:
 def join(pid: int, link: str, group: int, mtu: int, address: IPv4Address, gateway: IPv4Address) -> int:
     """Put a link into the network namespace of `pid` and prepare all in there; the host's end stays down.
 
-    Returns the index of the host's end. Leaves the calling thread in the other namespace: see `alone`.
+    Returns the index of the host's end. Leaves the calling thread in the other namespace: see `netns.alone`.
 
     Raises:
         OSError: as the kernel said it; the host's end may exist.
@@ -64,29 +58,3 @@ def join(pid: int, link: str, group: int, mtu: int, address: IPv4Address, gatewa
         links.replace_route(inside, IPv4Network(gateway), eth0)
         links.replace_route(inside, _EVERYWHERE, eth0, gateway)
     return index
-
-
-async def alone(work: Callable[[], T]) -> T:
-    """Run `work` in a thread that ends with it: what it changed of itself (its namespace) is nobody's trouble."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if done.done():
-            return
-        if error is not None:
-            done.set_exception(error)
-        else:
-            done.set_result(result)  # type: ignore[arg-type]
-
-    def body() -> None:
-        result, error = None, None
-        try:
-            result = work()
-        except BaseException as raised:  # handed over whole to who waits
-            error = raised
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(settle, result, error)
-
-    threading.Thread(target=body, name="egress-inside", daemon=True).start()
-    return await done

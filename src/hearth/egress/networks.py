@@ -34,6 +34,7 @@ from hearth.egress.machine import Ground, obstacles, prepare_ground
 from hearth.egress.ruleset import member_for
 from hearth.egress.upstreams import RESOLV_CONF, upstreams_from
 from hearth.egress.watch import Watch
+from hearth.linux.netns import alone
 from hearth.ports.egress import NetHandle
 
 log = logging.getLogger(__name__)
@@ -189,7 +190,7 @@ class HostNetworks:
         handle = NetHandle(sandbox, f"{self._prefix}{self._made:x}", str(address))
         place = self._places[sandbox] = _Place(handle, address)
         work = partial(inside.join, pid, handle.link, self._group, ground.mtu, address, ground.names.gateway)
-        making = self._spawn(inside.alone(work))
+        making = self._spawn(alone(work))
         try:
             place.index = await asyncio.shield(making)
         except asyncio.CancelledError:

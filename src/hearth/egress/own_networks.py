@@ -28,7 +28,6 @@ from hearth.core.refusals import Rights
 from hearth.egress import own_rules, slirp
 from hearth.egress.allowed import Allowed, allowed_by, bounded
 from hearth.egress.furnish import change, furnish
-from hearth.egress.inside import alone
 from hearth.egress.learned import Learned, lasts
 from hearth.egress.machine import own_addresses
 from hearth.egress.netlink import ROUTE, Netlink, listener
@@ -37,6 +36,7 @@ from hearth.egress.nft import NftError
 from hearth.egress.own_machine import network_findings
 from hearth.egress.ruleset import member_for, renew
 from hearth.linux.commands import by_root
+from hearth.linux.netns import alone
 from hearth.ports.egress import NetHandle
 
 log = logging.getLogger(__name__)

@@ -28,7 +28,7 @@ from hearth.core.routing import Deployed, Route
 from hearth.gateway import auth
 from hearth.gateway.answer import LENGTHS, LENGTHS_END, TIMINGS, Answer
 from hearth.gateway.connection import Connection
-from hearth.gateway.entry import Admitted, admit
+from hearth.gateway.entry import Admitted, Verdict, admit
 from hearth.gateway.errors import RequestTimeout, for_strangers, status_of
 from hearth.gateway.forwarded import tell, traced
 from hearth.gateway.heads import SANDBOX
@@ -63,6 +63,7 @@ class FunctionCall:
     _body: list[bytes] | None = None  # of the request, until there is an instance
     _body_end = False
     _deadline = _sent = _stream_end = 0.0
+    depth = 0  # of calls by functions
 
     def __init__(
         self,
@@ -80,6 +81,16 @@ class FunctionCall:
         self._trace = trace
         self.invocation = self.request_id = invocation
 
+    @property
+    def trace(self) -> bytes:
+        """The trace context that the function is told."""
+        return traced(self._request, self._trace) if self._request.special else self._trace
+
+    @property
+    def until(self) -> float:
+        """When it ends at the latest, in monotonic seconds."""
+        return self._stream_end or self._deadline
+
     # At the door.
 
     def begin(self, route: Route | None) -> None:
@@ -91,7 +102,9 @@ class FunctionCall:
             version = route.live.only or route.live.pick(shared.chance())
             if version.public and (request.plain or not request.addressed):
                 return self._enter(version)
-        verdict = admit(shared, route, request.special, request.key)
+        return self._judged(admit(shared, route, request.special, request.key))
+
+    def _judged(self, verdict: Verdict) -> None:
         if isinstance(verdict, Admitted):
             return self._admitted(verdict)
         if isinstance(verdict, HearthError):
@@ -160,7 +173,7 @@ class FunctionCall:
         to, front, back = request.told
         if to is not version:
             front, back = tell(connection, request, version, self._principal)
-        trace = traced(request, self._trace) if request.special else self._trace
+        trace = self._trace if request.plain else self.trace
         head = b"".join(
             (invocation, b"\n", milliseconds, front, self.request_id, b"\ntraceparent:", trace, back)
         )

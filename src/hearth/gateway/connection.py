@@ -53,7 +53,11 @@ class Front(Protocol):
     """What a connection needs of the door that it came through."""
 
     loop: asyncio.AbstractEventLoop
-    draining: bool
+
+    @property
+    def draining(self) -> bool:
+        """Answers close their connections."""
+        ...
 
     def now(self) -> float: ...
 
@@ -193,6 +197,10 @@ class Connection(asyncio.Protocol):
     def idle(self) -> bool:
         """Between two requests, with nothing of the next one."""
         return self.current is None and not self._parser.head_bytes and not self._held
+
+    def turn_away(self, error: HearthError) -> None:
+        """Answer with an error before anything was asked, and close."""
+        self._refuse(error)
 
     # Feeding.
 

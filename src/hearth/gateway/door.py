@@ -80,7 +80,7 @@ class Door:
         self.loop: asyncio.AbstractEventLoop
         self.draining = False
         self.connections: set[Connection] = set()
-        self._refusing = False  # the grace is over
+        self.refusing = False  # the grace is over
         self._newcomers: Front = self  # whom a new connection meets
         self._entries = routes.entries
         self._ids = self.shared.ids
@@ -130,14 +130,14 @@ class Door:
             if not ours or (closing.is_set() and now - quiet >= QUIET):
                 break
             await self._clock.sleep(min(0.05, end - now))
-        self._refusing = True
+        self.refusing = True
         for connection in [c for c in self.connections if c.idle]:
             connection.transport.close()
         return sum(1 for connection in self.connections if connection.current is not None)
 
     async def close(self) -> None:
         """Cut what is left: who has no answer yet gets 503, who has half of one a broken connection."""
-        self.draining = self._refusing = True
+        self.draining = self.refusing = True
         self._shut()
         for connection in list(self.connections):
             if connection.handler is None:
@@ -181,7 +181,7 @@ class Door:
 
     def handle(self, connection: Connection, request: Request) -> None:
         """Give a request to who answers it."""
-        if self._refusing:
+        if self.refusing:
             return self._handle_other(connection, request)
         if not request.path:
             request.key, request.path = split_target(request.target)
@@ -197,7 +197,7 @@ class Door:
         self.shared.refuse(connection, error)
 
     def _handle_other(self, connection: Connection, request: Request) -> None:
-        self.answer_other(connection, request, self._refusing)
+        self.answer_other(connection, request, self.refusing)
 
     def answer_other(self, connection: Connection, request: Request, refusing: bool) -> None:
         """Answer what is no function's; when `refusing`, only to say how this shard is."""

@@ -26,7 +26,13 @@ Verdict = Admitted | HearthError | Coroutine[Any, Any, Admitted]
 """A coroutine when something has to be looked up first; it raises what is an error otherwise."""
 
 
-def admit(shared: Shared, route: Route | None, special: dict[bytes, bytes], key: Key) -> Verdict:
+def admit(
+    shared: Shared,
+    route: Route | None,
+    special: dict[bytes, bytes],
+    key: Key,
+    known: Principal | None = None,
+) -> Verdict:
     """Judge one request.
 
     Args:
@@ -34,23 +40,28 @@ def admit(shared: Shared, route: Route | None, special: dict[bytes, bytes], key:
         route: of the function, None when there is none of that name.
         special: the request's headers that mean something here.
         key: the namespace and the function that the request names.
+        known: who asks where he presents no credential; None: anybody.
     """
     if route is None:
-        return _caught_up(shared, special, key)
-    return _admit(shared, route, special, key)
+        return _caught_up(shared, special, key, known)
+    return _admit(shared, route, special, key, known)
 
 
-async def _caught_up(shared: Shared, special: dict[bytes, bytes], key: Key) -> Admitted:
+async def _caught_up(
+    shared: Shared, special: dict[bytes, bytes], key: Key, known: Principal | None
+) -> Admitted:
     """The table has no such function: perhaps it was deployed a moment ago."""
     await shared.routes.catch_up()
-    return await _settled(_admit(shared, shared.routes.entries.get(key), special, key))
+    return await _settled(_admit(shared, shared.routes.entries.get(key), special, key, known))
 
 
-def _admit(shared: Shared, route: Route | None, special: dict[bytes, bytes], key: Key) -> Verdict:
+def _admit(
+    shared: Shared, route: Route | None, special: dict[bytes, bytes], key: Key, known: Principal | None
+) -> Verdict:
     version = None if route is None else route.live.only or route.live.pick(shared.chance())
     token = auth.credential(special, version is not None and version.public)
     if token is None:
-        return _judge(shared, route, version, special, key, None)
+        return _judge(shared, route, version, special, key, known)
     principal = shared.verifier.cached(token)
     if principal is None:
         return auth.bad_credential()

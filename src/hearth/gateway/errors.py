@@ -30,6 +30,12 @@ class MethodNotAllowed(errors.UserError):
     code = "method_not_allowed"
 
 
+class CallsTooDeep(errors.UserError):
+    """Functions call functions on and on."""
+
+    code = "calls_too_deep"
+
+
 class NotServedYet(errors.NotYetSupported):
     """A URL whose feature isn't there yet."""
 
@@ -43,6 +49,7 @@ STATUSES: dict[type[errors.HearthError], int] = {
     RequestTimeout: 408,
     MethodNotAllowed: 405,
     NotServedYet: 501,
+    CallsTooDeep: 508,
 }
 
 

@@ -101,15 +101,14 @@ def _told(
     prefix, caller, lines = version.prefix, b"", request.lines
     if request.special:
         peer, origin_lines = told_origin(connection, request)
-        lines = _special_lines(request, version.public)
-        if principal is not None:
-            caller = principal.label.encode()
-            lines.append(b"x-hearth-caller:" + caller)
-        lines += request.lines
+        lines = _special_lines(request, version.public) + request.lines
     else:
         if connection.origin_host != request.host:
             connection.origin_host, connection.origin = request.host, told_origin(connection, request)
         peer, origin_lines = connection.origin
+    if principal is not None:
+        caller = principal.label.encode()
+        lines = [b"x-hearth-caller:" + caller, *lines]
     front = b"\n%b\n%b\n%b\n%b\n%b\nx-request-id:" % (request.method, request.path, prefix, caller, peer)
     return front, b"\n".join((b"\n" + origin_lines + prefix, *lines))
 

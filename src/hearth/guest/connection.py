@@ -109,6 +109,10 @@ class GuestConnection(asyncio.Protocol):
         """Close the connection; open exchanges hear FunctionCrashed."""
         self._end(FunctionCrashed("the function's instance was stopped"))
 
+    def in_work(self) -> list[Exchange]:
+        """See the port."""
+        return [call.exchange for call in self._calls.values()]
+
     @property
     def closed(self) -> bool:
         return self._closed

@@ -32,7 +32,7 @@ from hearth.core.launch import Handle
 from hearth.core.refusals import Refusal, Rights
 from hearth.drivers.remote.channel import Channel
 from hearth.keeper.refusals import Refusals
-from hearth.ports.driver import CanAttach, Driver
+from hearth.ports.driver import CanAttach, CanListen, Driver
 from hearth.ports.egress import LookUps
 from hearth.protocol import keeper as protocol
 
@@ -46,7 +46,8 @@ class Role(Enum):
 
     PLATFORM = frozenset(
         {
-            "probe", "prepare", "start", "connect", "attach", "wait", "stop", "abandon", "list_owned", "usage", "refusal"
+            "probe", "prepare", "start", "connect", "listen", "attach", "wait", "stop", "abandon", "list_owned", "usage",
+            "refusal",
         }
     )  # fmt: skip
     RESOLVER = frozenset({"resolver", "look_up", "rights", "learned", "refused"})
@@ -166,6 +167,7 @@ class _Client:
             "prepare": self._prepare,
             "start": self._start,
             "connect": self._connect,
+            "listen": self._listen,
             "attach": self._attach,
             "wait": self._wait,
             "stop": self._stop,
@@ -266,6 +268,11 @@ class _Client:
     async def _connect(self, message: dict[str, Any]) -> Answer:
         fd = await self._driver.connect(self._mine(message), time.monotonic() + float(message["left"]))
         return {}, [fd]
+
+    async def _listen(self, message: dict[str, Any]) -> Answer:
+        handle = self._mine(message)
+        fd = await self._driver.listen(handle) if isinstance(self._driver, CanListen) else None
+        return {}, [] if fd is None else [fd]
 
     async def _attach(self, message: dict[str, Any]) -> Answer:
         handle = self._mine(message)

@@ -67,6 +67,19 @@ class Driver(Protocol):
 
 
 @runtime_checkable
+class CanListen(Protocol):
+    """A driver that reaches into the networks of its sandboxes."""
+
+    async def listen(self, handle: Handle) -> int | None:
+        """A TCP socket (non-blocking, the caller's) that listens on the sandbox's own 127.0.0.1, where only the sandbox can dial it.
+
+        At `CALLS_PORT` where the sandbox has a network of its own, else at any free one. Before code is attached, which might
+        take the port first; once per sandbox. None where its network can't be entered (gVisor's).
+        """
+        ...
+
+
+@runtime_checkable
 class CanAttach(Protocol):
     """A driver whose waiting sandboxes can be given code, limits and a network in well under a millisecond."""
 

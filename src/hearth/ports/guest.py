@@ -79,6 +79,10 @@ class Guest(Protocol):
         """Close the connection; open exchanges hear FunctionCrashed."""
         ...
 
+    def in_work(self) -> list[Exchange]:
+        """Who waits for an answer of it now."""
+        ...
+
     @property
     def closed(self) -> bool: ...
 

@@ -2,7 +2,7 @@
 
 A request is ``{"n": number, "op": name, ...}``; its answer ``{"n": number, "ok": {...}}`` or ``{"n": number,
 "error": {...}}``. The first request of a connection is ``hello``. Descriptors travel with the answers of
-``connect``, ``output`` and ``resolver``.
+``start``, ``connect``, ``listen``, ``resolver`` and ``look_up``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hearth.core.refusals import Refusal
 
 MESSAGE_MAX = 128 * 1024
 """Bytes of one message; below the kernel's default socket buffer, so that one datagram always fits."""
-VERSION = 5
+VERSION = 6
 _REFUSAL_TEXT = 256
 
 

@@ -160,6 +160,9 @@ class FakeGuest:
     def close(self) -> None:
         self.die(FunctionCrashed("the function's instance was stopped"))
 
+    def in_work(self) -> list[Exchange]:
+        return [call.exchange for call in self.calls]
+
     @property
     def closed(self) -> bool:
         return self._closed

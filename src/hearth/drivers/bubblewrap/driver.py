@@ -111,6 +111,10 @@ class BubblewrapDriver:
         """See the port."""
         return await self._table.find(handle).connect(deadline)
 
+    async def listen(self, handle: Handle) -> int:
+        """See the port."""
+        return await self._table.find(handle).listen()
+
     def output(self, handle: Handle) -> tuple[int, int]:
         """See the port."""
         return self._table.find(handle).output()

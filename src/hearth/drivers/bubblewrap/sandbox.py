@@ -12,9 +12,10 @@ import os
 import signal
 import time
 from dataclasses import replace
+from functools import partial
 
 from hearth.core.errors import LimitUnenforceable, SandboxFailed
-from hearth.core.launch import Attachment, Exit, Limits, Network, SandboxSpec, Usage
+from hearth.core.launch import CALLS_PORT, Attachment, Exit, Limits, Network, SandboxSpec, Usage
 from hearth.drivers.bubblewrap import argv, cgroups
 from hearth.drivers.bubblewrap.cgroups import Group
 from hearth.drivers.bubblewrap.machine import Machine
@@ -26,6 +27,7 @@ from hearth.drivers.common.guestsock import GuestSocket
 from hearth.drivers.common.slots import Slot
 from hearth.drivers.common.sources import check_network
 from hearth.drivers.common.watch import Watched, reap_orphans
+from hearth.linux.netns import alone, listener
 from hearth.ports.egress import NetHandle, Networks
 
 _RETRY = 0.002  # seconds between looks at a group that is emptying: v1 has no event for it
@@ -53,7 +55,7 @@ class Sandbox:
         self._program: Watched | None = None
         self._net: NetHandle | None = None
         self._watching: asyncio.Task[None] | None = None
-        self._attached = False
+        self._attached = self._listens = False
         self._removing = asyncio.Lock()
         self._kill_at = float("inf")
         self._kill_changed = asyncio.Event()
@@ -189,6 +191,14 @@ class Sandbox:
         if self._guest is None:
             raise SandboxFailed("this sandbox has no guest")
         return await self._guest.take(deadline)
+
+    async def listen(self) -> int:
+        """See `ports.driver.CanListen`."""
+        child = self._child
+        if self._attached or self._listens or child is None or child.ended.is_set():
+            raise SandboxFailed("nobody can listen in this sandbox (any more)")
+        self._listens = True
+        return (await alone(partial(listener, child.pid, CALLS_PORT))).detach()
 
     def output(self) -> tuple[int, int]:
         """See `ports.driver.Driver.output`."""

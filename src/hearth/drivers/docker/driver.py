@@ -160,6 +160,10 @@ class DockerDriver:
         """See the port."""
         return await self._table.find(handle).connect(deadline)
 
+    async def listen(self, handle: Handle) -> int | None:
+        """See the port."""
+        return await self._table.find(handle).listen()
+
     def output(self, handle: Handle) -> tuple[int, int]:
         """See the port."""
         return self._table.find(handle).output()

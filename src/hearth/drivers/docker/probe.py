@@ -165,17 +165,22 @@ async def _run(driver: _Driver, script: str, limits: Limits, language: str = "")
     handle = await driver.start(spec, now + _TIMEOUT)
     try:
         out, err = driver.output(handle)
-        try:
-            async with asyncio.timeout_at(now + _TIMEOUT):
-                ended = await driver.wait(handle)
-            try:
-                return ended, os.read(out, 65536).decode("utf-8", "replace")
-            except BlockingIOError:
-                return ended, ""
-        finally:
-            os.close(out)
-            os.close(err)
+        async with asyncio.timeout_at(now + _TIMEOUT):
+            said, _, ended = await asyncio.gather(_read(out), _read(err), driver.wait(handle))
+        return ended, said
     except TimeoutError:
         return Exit(None, 9, reason="it took too long"), ""
     finally:
         await driver.stop(handle, 0)
+
+
+async def _read(pipe: int) -> str:
+    """All that comes of a pipe, which is closed at its end: read as it comes, for a few lines may fill it (each has a page)."""
+    reader = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(pipe, "rb")
+    )
+    try:
+        return (await reader.read()).decode("utf-8", "replace")
+    finally:
+        transport.close()

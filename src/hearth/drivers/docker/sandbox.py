@@ -11,10 +11,11 @@ import contextlib
 import secrets
 import signal
 import time
+from functools import partial
 from typing import Any
 
 from hearth.core.errors import LimitUnenforceable, SandboxFailed
-from hearth.core.launch import Attachment, Exit, Limits, Network, SandboxSpec, Usage
+from hearth.core.launch import CALLS_PORT, Attachment, Exit, Limits, Network, SandboxSpec, Usage
 from hearth.drivers.common import program
 from hearth.drivers.common.disk import Mounted
 from hearth.drivers.common.ending import exit_of
@@ -28,6 +29,7 @@ from hearth.drivers.docker.figures import usage_of
 from hearth.drivers.docker.machine import Machine
 from hearth.drivers.docker.spec import Bind, Container
 from hearth.drivers.docker.streams import Streams
+from hearth.linux.netns import alone, listener
 from hearth.ports.egress import NetHandle, Networks
 
 _REMOVE_TRIES, _REMOVE_PAUSE = 50, 0.1  # seconds
@@ -56,7 +58,7 @@ class Sandbox:
         self._process: Watched | None = None  # the container's first, where it can be seen from here
         self._creating: asyncio.Task[str] | None = None
         self._net: NetHandle | None = None
-        self._attached = self._oom = self._up = False
+        self._attached = self._listens = self._oom = self._up = False
         self._removing, self._judging = asyncio.Lock(), asyncio.Lock()
         self._kill_at = float("inf")
         self._kill_changed = asyncio.Event()
@@ -238,6 +240,15 @@ class Sandbox:
         if self._guest is None:
             raise SandboxFailed("this sandbox has no guest")
         return await self._guest.take(deadline)
+
+    async def listen(self) -> int | None:
+        """See `ports.driver.CanListen`."""
+        if self._gvisor or self._process is None:
+            return None  # gVisor's network is its own affair; another's process can't be seen from here
+        if self._attached or self._listens or self._process.ended.is_set():
+            raise SandboxFailed("nobody can listen in this sandbox (any more)")
+        self._listens = True
+        return (await alone(partial(listener, self._process.pid, CALLS_PORT))).detach()
 
     def output(self) -> tuple[int, int]:
         """See `ports.driver.Driver.output`."""

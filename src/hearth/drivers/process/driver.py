@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import Mapping
@@ -150,6 +151,14 @@ class ProcessDriver:
     async def connect(self, handle: Handle, deadline: float) -> int:
         """See the port."""
         return await self._find(handle)[1].connect(deadline)
+
+    async def listen(self, handle: Handle) -> int:
+        """See the port. The network is the host's: whoever is on this machine can dial it."""
+        if self._find(handle)[1].attached:
+            raise SandboxFailed("nobody can listen for this program any more")
+        made = socket.create_server(("127.0.0.1", 0))
+        made.setblocking(False)
+        return made.detach()
 
     def output(self, handle: Handle) -> tuple[int, int]:
         """See the port."""

@@ -149,6 +149,10 @@ class RemoteDriver:
             raise ProtocolViolation("the keeper sent no connection")
         return fds[0]
 
+    async def listen(self, handle: Handle) -> int | None:
+        _, fds = await self._call("listen", 10.0, handle=handle)
+        return fds[0] if fds else None
+
     def output(self, handle: Handle) -> tuple[int, int]:
         """See the port; it came with the answer of `start`."""
         found = self._outputs.pop(handle, None)
