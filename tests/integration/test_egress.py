@@ -20,6 +20,7 @@ from hearth.egress.door import Door
 from hearth.egress.netlink import NETFILTER, ROUTE, Netlink
 from hearth.egress.networks import HostNetworks
 from hearth.egress.ruleset import CONNECTIONS, Member
+from hearth.linux.netns import alone
 from hearth.ports.egress import NetHandle, Networks
 from tests.integration.netlab import METADATA, OTHER_PUBLIC, PRIVATE, PUBLIC, WAN, Guest, World, run, world
 
@@ -117,7 +118,7 @@ async def test_the_world_is_open_where_there_is_no_table(lab: World, guests: tup
             links.add_address(netlink, 1, gateway)
             for number, (guest, address) in enumerate(zip(guests, addresses, strict=True)):
                 name = f"{prefix}{number}"
-                await inside.alone(
+                await alone(
                     lambda g=guest, n=name, a=address: inside.join(g.pid, n, 0, 1500, a, gateway)  # type: ignore[misc]
                 )
                 run(f"ip link set {name} up")
@@ -319,7 +320,7 @@ async def test_what_slipped_through_a_gap_is_cut(
     try:
         door, address, gateway = Door(ground), ground.names.block[2], ground.names.gateway
         link = f"{ground.names.prefix}1"
-        index = await inside.alone(lambda: inside.join(guests[0].pid, link, 7, 1500, address, gateway))
+        index = await alone(lambda: inside.join(guests[0].pid, link, 7, 1500, address, gateway))
         door.open(index, Member(link, address, True))
         assert door.inspect(False) is None
         assert str(guests[0].do("keep", PUBLIC, 8080)).startswith(PUBLIC)
