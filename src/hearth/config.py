@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from hearth.core import limits
+from hearth.core.addresses import is_within
 from hearth.core.errors import InvalidInput
 from hearth.core.names import ISOLATION_RUNTIME
 from hearth.core.settings import SETTINGS, Settings
+from hearth.core.targets import PRIVATE4
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +223,22 @@ def _networks(text: str) -> tuple[str, ...]:
     return names
 
 
+def _private_networks(text: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    inside = ", ".join(map(str, PRIVATE4))
+    for name in names:
+        if ":" in name:
+            raise InvalidInput(
+                f"{name!r} is IPv6, and sandboxes have IPv4 only", hint="write CIDRs such as 10.0.0.0/24"
+            )
+        if not is_within(ipaddress.IPv4Network(name), PRIVATE4):
+            raise InvalidInput(
+                f"{name!r} is no private range; loopback and link-local addresses (metadata) are never opened",
+                hint=f"write CIDRs inside of {inside}",
+            )
+    return names
+
+
 def _unenforced(text: str) -> frozenset[str]:
     names = frozenset(part.strip() for part in text.split(",") if part.strip())
     if not names <= ENFORCEABLE:
@@ -282,6 +300,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "slots": _number(0, 1000),
     "max_instances": _number(1, 100_000),
     "trusted_proxies": _networks,
+    "private_networks": _private_networks,
     "allow_unenforced": _unenforced,
     "build_workers": _number(1, 64),
     "log_level": _choice("debug", "info", "warning", "error"),
@@ -309,6 +328,7 @@ def settings_from_json(data: dict[str, Any]) -> Settings:
     values["images"] = tuple((language, name) for language, name in values["images"])
     values["key_file"] = None if values["key_file"] is None else Path(values["key_file"])
     values["trusted_proxies"] = tuple(values["trusted_proxies"])
+    values["private_networks"] = tuple(values["private_networks"])
     values["allow_unenforced"] = frozenset(values["allow_unenforced"])
     values["registry_env"] = tuple((name, value) for name, value in values["registry_env"])
     return Settings(**values)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from hearth.protocol import keeper as protocol
 from tests.e2e.platform import Platform, groups, members
 
 pytestmark = pytest.mark.root
@@ -157,15 +158,16 @@ def test_what_a_shard_that_was_taken_over_can_do(platform: Platform) -> None:
     assert platform.pids("keeper") == [keeper]
 
 
+VERSION = str(protocol.VERSION)
 ASKING = """
 import json, socket, sys
-path, op, owner = sys.argv[1:]
+path, op, owner, version = sys.argv[1:]
 s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 s.settimeout(20)
 try: s.connect(path)
 except OSError as e: sys.exit(type(e).__name__)
 said = []
-for n, message in enumerate([{"op": "hello", "version": 3, "owner": owner, "role": "control"}, {"op": op, "owner": None}]):
+for n, message in enumerate([{"op": "hello", "version": int(version), "owner": owner, "role": "control"}, {"op": op, "owner": None}]):
     s.sendall(json.dumps({"n": n, **message}).encode())
     answer = json.loads(s.recv(1 << 17) or "{}")
     said.append(answer.get("error", {}).get("code", "ok") if answer else "closed")
@@ -179,9 +181,13 @@ sys.exit(" ".join(said))
         ("resolver", "resolver", "resolver", "ok ok"),
         ("resolver", "resolver", "list_owned", "ok forbidden"),
         ("resolver", "resolver", "start", "ok forbidden"),
+        ("resolver", "resolver", "refusal", "ok forbidden"),
+        ("resolver", "resolver", "attach", "ok forbidden"),
         ("resolver", "keeper", "list_owned", "PermissionError"),
         ("shard", "keeper", "list_owned", "ok ok"),
         ("shard", "keeper", "resolver", "ok forbidden"),
+        ("shard", "keeper", "learned", "ok forbidden"),
+        ("shard", "keeper", "refused", "ok forbidden"),
         ("shard", "resolver", "resolver", "PermissionError"),
     ],
 )
@@ -189,7 +195,7 @@ def test_the_keeper_hears_each_for_what_it_is(
     platform: Platform, kind: str, sock: str, op: str, said: str
 ) -> None:
     path = f"/run/hearth-{platform.instance}/{sock}.sock"
-    asked = as_platform(platform, "/usr/bin/python3", "-c", ASKING, path, op, "own_x", kind=kind)
+    asked = as_platform(platform, "/usr/bin/python3", "-c", ASKING, path, op, "own_x", VERSION, kind=kind)
     assert asked.stderr.decode().strip() == said
 
 
@@ -198,7 +204,7 @@ def test_nobody_speaks_to_the_keeper_in_anothers_name(platform: Platform) -> Non
     with closing(sqlite3.connect(platform.data / "hearth.db")) as database:
         ((owner,),) = database.execute("SELECT id FROM owners WHERE kind = 'control' AND ended_ms IS NULL")
     path = f"/run/hearth-{platform.instance}/keeper.sock"
-    asked = as_platform(platform, "/usr/bin/python3", "-c", ASKING, path, "list_owned", owner)
+    asked = as_platform(platform, "/usr/bin/python3", "-c", ASKING, path, "list_owned", owner, VERSION)
     assert asked.stderr.decode().strip() == "forbidden protocol_violation"
 
 

@@ -57,6 +57,10 @@ def udp(address, port, data="x", timeout=3.0):
             sock.connect((address, port)); sock.send(data.encode()); return sock.recv(512).decode()
         except OSError as error:
             return type(error).__name__
+def dns(server, question):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(10)
+        sock.sendto(bytes.fromhex(question), (server, 53)); return sock.recv(2000).hex()
 def keep(address, port):
     said, sock = dial(address, port)
     kept.append(sock); return said
@@ -87,7 +91,7 @@ def listen(port):
     threading.Thread(target=greet, daemon=True).start(); return "up"
 verbs = {"tcp": lambda *a: dial(*a)[0], "udp": udp, "keep": keep, "echo": echo, "many": many, "forge": forge,
          "ipv6": lambda: open("/proc/sys/net/ipv6/conf/all/disable_ipv6").read().strip(),
-         "listen": listen}
+         "listen": listen, "dns": dns}
 print("ready", flush=True)
 for line in sys.stdin:
     verb, *args = json.loads(line); print(json.dumps(verbs[verb](*args)), flush=True)
@@ -95,11 +99,24 @@ for line in sys.stdin:
 
 
 class Guest:
-    """A process alone in a network namespace, which does what it is told; stands for a sandbox."""
+    """A process alone in a network namespace, which does what it is told; stands for a sandbox.
 
-    def __init__(self) -> None:
+    Args:
+        own: in a user namespace too, as an ordinary user's are.
+    """
+
+    def __init__(self, own: bool = False) -> None:
         self._process = subprocess.Popen(
-            ["unshare", "--net", sys.executable, "-I", "-S", "-c", _AGENT],
+            [
+                "unshare",
+                *(["--user", "--map-root-user"] if own else []),
+                "--net",
+                sys.executable,
+                "-I",
+                "-S",
+                "-c",
+                _AGENT,
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -20,6 +20,7 @@ from hearth.egress.door import Door
 from hearth.egress.netlink import NETFILTER, ROUTE, Netlink
 from hearth.egress.networks import HostNetworks
 from hearth.egress.ruleset import CONNECTIONS, Member
+from hearth.linux.netns import alone
 from hearth.ports.egress import NetHandle, Networks
 from tests.integration.netlab import METADATA, OTHER_PUBLIC, PRIVATE, PUBLIC, WAN, Guest, World, run, world
 
@@ -117,7 +118,7 @@ async def test_the_world_is_open_where_there_is_no_table(lab: World, guests: tup
             links.add_address(netlink, 1, gateway)
             for number, (guest, address) in enumerate(zip(guests, addresses, strict=True)):
                 name = f"{prefix}{number}"
-                await inside.alone(
+                await alone(
                     lambda g=guest, n=name, a=address: inside.join(g.pid, n, 0, 1500, a, gateway)  # type: ignore[misc]
                 )
                 run(f"ip link set {name} up")
@@ -194,7 +195,7 @@ async def test_the_first_packet_after_open_arrives(
     """A link that has come up drops for a moment what it is given; `open` waits that moment out."""
     sockets = networks.resolver_sockets()
     assert sockets is not None
-    udp = sockets[0]
+    udp = sockets[0][0]
     for number in range(12):
         handle = await joined(networks, guests[0], f"{number}")
         assert guests[0].do("udp", networks.resolver, 53, f"{number}", 0.0001) in (
@@ -213,9 +214,9 @@ async def test_a_forged_source_is_dropped(networks: HostNetworks, guests: tuple[
     other = await joined(networks, guests[1], "b")
     assert guests[0].do("forge", other.address, networks.resolver, 53) == "sent"
     assert guests[0].do("forge", handle.address, networks.resolver, 53) == "sent"
-    await until(lambda: _readable(sockets[0].fileno()))
-    assert sockets[0].recvfrom(64)[1][0] == handle.address  # the first that arrived is the true one
-    assert not _readable(sockets[0].fileno())
+    await until(lambda: _readable(sockets[0][0].fileno()))
+    assert sockets[0][0].recvfrom(64)[1][0] == handle.address  # the first that arrived is the true one
+    assert not _readable(sockets[0][0].fileno())
 
 
 def _readable(fd: int) -> bool:
@@ -319,7 +320,7 @@ async def test_what_slipped_through_a_gap_is_cut(
     try:
         door, address, gateway = Door(ground), ground.names.block[2], ground.names.gateway
         link = f"{ground.names.prefix}1"
-        index = await inside.alone(lambda: inside.join(guests[0].pid, link, 7, 1500, address, gateway))
+        index = await alone(lambda: inside.join(guests[0].pid, link, 7, 1500, address, gateway))
         door.open(index, Member(link, address, True))
         assert door.inspect(False) is None
         assert str(guests[0].do("keep", PUBLIC, 8080)).startswith(PUBLIC)
@@ -334,8 +335,8 @@ async def test_what_slipped_through_a_gap_is_cut(
         assert guests[0].do("echo", 1) != "again"
         assert guests[0].do("echo", 2) != "again"
     finally:
-        ground.udp.close()
-        ground.tcp.close()
+        for sock in ground.sockets:
+            sock.close()
         ground.nft.close()
         machine.cleanup_leftovers(INSTANCE)
         assert_nothing_left()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, collapse_addresses
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,41 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hearth.egress import claim
+from hearth.core.addresses import DENY4, is_public
+from hearth.core.launch import Network
+from hearth.egress import claim, ranges
 from hearth.egress.netlink import attr, attrs, messages, text, u32
-from hearth.egress.policy import DENY4, is_public
 from hearth.egress.readback import faults, fingerprint
-from hearth.egress.ruleset import Member, Names, chains, change, hosts, script
+from hearth.egress.ruleset import (
+    SETS,
+    Member,
+    Names,
+    chains,
+    change,
+    forget,
+    hosts,
+    member_for,
+    names_of,
+    renew,
+    script,
+)
 from hearth.egress.upstreams import Followed, Upstream, upstreams_from
 
-NAMES = Names("hearth_x", "hbabcd", IPv4Address("10.200.0.1"), IPv4Network("10.200.0.0/20"))
-MEMBER = Member("hbabcd1", IPv4Address("10.200.0.2"), True, ((IPv4Address("10.0.0.5"), 443),))
+NAMES = Names(
+    "hearth_x",
+    "hbabcd",
+    IPv4Address("10.200.0.1"),
+    IPv4Network("10.200.0.0/20"),
+    7,
+    (IPv4Network("10.0.0.0/24"),),
+)
+MEMBER = Member(
+    "hbabcd1",
+    IPv4Address("10.200.0.2"),
+    True,
+    ((IPv4Address("10.0.0.5"), 443),),
+    ((IPv4Network("10.0.0.0/30"), 5432),),
+)
 _WORDS = {
     "accept": {"accept": None},
     "drop": {"drop": None},
@@ -32,9 +58,11 @@ _WORDS = {
 def shown() -> list[dict[str, Any]]:
     """The table as nftables would show it."""
     found: list[dict[str, Any]] = [{"metainfo": {}}]
-    found += [{"set": {"name": name}} for name in ("owner4", "inet4", "cc4", "allow4", "host4")]
+    found += [{"set": {"name": name}} for name, _ in SETS if name not in ("deny4", "private4")]
     denied = [{"prefix": {"addr": str(n.network_address), "len": n.prefixlen}} for n in DENY4[:-2]]
     found.append({"set": {"name": "deny4", "elem": [*denied, {"range": ["224.0.0.0", "255.255.255.255"]}]}})
+    opened = [{"prefix": {"addr": str(n.network_address), "len": n.prefixlen}} for n in NAMES.private]
+    found.append({"set": {"name": "private4", "elem": opened}})
     for chain in chains(NAMES):
         value: dict[str, Any] = {"name": chain.name, "handle": 1}
         if chain.hook:
@@ -71,6 +99,7 @@ def test_whatever_is_missing_is_a_fault(number: int) -> None:
         lambda have: _first(have, "rule", "chain", "to_sb", 1)["expr"].__setitem__(0, {"accept": None}),
         lambda have: _first(have, "rule", "chain", "to_sb", 0)["expr"].pop(0),
         lambda have: _first(have, "set", "name", "deny4")["elem"].pop(3),
+        lambda have: _first(have, "set", "name", "private4")["elem"].append("10.0.1.1"),
     ],
 )
 def test_damage_is_a_fault(damage: Any) -> None:
@@ -108,13 +137,18 @@ def test_one_transaction_opens_and_one_closes() -> None:
         'add element inet hearth_x owner4 { "hbabcd1" . 10.200.0.2 }',
         "add element inet hearth_x inet4 { 10.200.0.2 }",
         "add element inet hearth_x allow4 { 10.200.0.2 . 10.0.0.5 . tcp . 443 }",
+        "add element inet hearth_x range32 { "
+        + ", ".join(f"10.200.0.2 . 10.0.0.{last} . 5432" for last in range(4))
+        + " }",
     ]
     closed = Member("hbabcd1", MEMBER.address, False)
     assert "inet4" not in change(NAMES, "delete", closed)
 
 
 def test_a_reload_writes_the_members_again_and_is_one_transaction() -> None:
-    text_ = script(NAMES, [MEMBER], [IPv4Address("192.0.2.7")])
+    text_ = script(NAMES, [MEMBER], [IPv4Address("192.0.2.7")], [("10.200.0.2 . 1.1.1.1 . 443", 9)])
+    assert "elements = { 10.200.0.2 . 1.1.1.1 . 443 timeout 9s };" in text_
+    assert "set private4 { type ipv4_addr; flags interval; auto-merge; elements = { 10.0.0.0/24 }; }" in text_
     assert text_.startswith("table inet hearth_x\ndelete table inet hearth_x\ntable inet hearth_x {")
     assert "set inet4 { type ipv4_addr; elements = { 10.200.0.2 }; }" in text_
     assert "elements = { 192.0.2.7 }" in text_
@@ -129,9 +163,43 @@ def test_spoofs_are_dropped_before_conntrack_and_private_targets_after_named_one
     assert (
         order.index('oifname "hbabcd*"')
         < allowed
+        < order.index(
+            "ip daddr @host4"
+        )  # this host's own addresses are nobody's, whatever the operator allows
+        < order.index("ip daddr @private4")
         < order.index("ip daddr @deny4")
         < order.index("ip saddr @inet4")
     )
+    jumps = [
+        number for number, (_, verdict) in enumerate(by_name["from_sb"].rules) if verdict == "jump named"
+    ]
+    assert jumps == [order.index("ip daddr @private4"), len(order) - 2]
+    assert by_name["from_sb"].rules[-1] == ("", "goto refuse")
+
+
+def test_a_functions_ranges_are_put_together() -> None:
+    """None within another."""
+    targets = (
+        ("10.1.0.0/16", 443),
+        ("10.1.0.5/32", 443),
+        ("10.1.0.5/32", 80),
+        ("a.example", 80),
+        ("a.example", 443),
+    )
+    network = Network("none", targets=targets)
+    member = member_for("hbabcd1", MEMBER.address, network)
+    assert member.ranges == ((IPv4Network("10.1.0.0/16"), 443), (IPv4Network("10.1.0.5/32"), 80))
+    assert not member.internet and not member.allow
+    assert names_of(network) == {"a.example": (80, 443)}
+
+
+def test_names_open_for_a_time_and_are_taken_out_whatever_became_of_them() -> None:
+    assert renew("t", ["1.1.1.1 . 443"], 90).splitlines() == [
+        "add element inet t named4 { 1.1.1.1 . 443 }",
+        "delete element inet t named4 { 1.1.1.1 . 443 }",
+        "add element inet t named4 { 1.1.1.1 . 443 timeout 90s }",
+    ]
+    assert forget("t", []) == ""
 
 
 @pytest.mark.parametrize(
@@ -210,3 +278,20 @@ def test_attributes_are_padded_and_read_back() -> None:
     data = text(3, "hb1") + attr(1, b"\x02\x00\x00") + u32(27, 7)
     assert len(data) % 4 == 0
     assert attrs(data) == {3: b"hb1\0", 1: b"\x02\x00\x00", 27: b"\x07\x00\x00\x00"}
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(5, 32))
+def test_a_range_is_cut_into_a_few_of_the_lengths_that_are_looked_up(number: int, length: int) -> None:
+    network = IPv4Network((number, length), strict=False)
+    ((name, values),) = ranges.elements([(network, 443)], "10.200.0.2").items()
+    parts = [IPv4Network((value.split(" . ")[1], int(name.removeprefix("range")))) for value in values]
+    assert list(collapse_addresses(parts)) == [network] and len(parts) <= 8
+    assert name in dict(ranges.sets(True))
+
+
+def test_an_address_is_cut_to_the_length_of_each_set() -> None:
+    assert len(ranges.matches(True)) == len(ranges.LENGTHS)
+    assert ranges.matches(True)[4] == (
+        "meta l4proto { tcp, udp } ip saddr . ip daddr & 255.255.255.0 . th dport @range24"
+    )
+    assert ranges.matches(False)[-1] == "meta l4proto { tcp, udp } ip daddr . th dport @range32"

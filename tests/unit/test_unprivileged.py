@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from hearth.core.addresses import DENY4
 from hearth.core.errors import StartupFailed
 from hearth.core.launch import Network
 from hearth.egress import own_rules
-from hearth.egress.policy import DENY4
 from hearth.egress.readback import differences
 from hearth.egress.ruleset import Member, member_for
 from hearth.supervisor import rundir

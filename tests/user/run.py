@@ -121,10 +121,16 @@ def processes_of(uid: int) -> list[int]:
     return found
 
 
+def _ignored(folder: str, names: list[str]) -> set[str]:
+    """What the user needs no copy of: a Docker daemon's data least of all, which filled a disk when it was copied while images were built."""
+    docker = {"docker"} if Path(folder) == ROOT / ".venv" else set()
+    return (_NOT_COPIED | docker) & set(names)
+
+
 def give_tree(work: Path, entry: pwd.struct_passwd) -> None:
     """Put a copy of this tree, the user's own, in its place, and what else he needs; seen by this process and below only."""
     copy = work / "repo"
-    shutil.copytree(ROOT, copy, symlinks=True, ignore=lambda _, names: _NOT_COPIED & set(names))
+    shutil.copytree(ROOT, copy, symlinks=True, ignore=_ignored)
     for folder, folders, files in os.walk(copy):
         for name in (".", *folders, *files):
             path = Path(folder) / name

@@ -162,14 +162,37 @@ def test_code_is_read_only_and_nothing_of_the_user_is_there(probe: Platform) -> 
 
 
 def test_private_targets_are_refused(probe: Platform) -> None:
-    """What docs/explanation/networks.md says of `internet`; which public ones are reached is in test_networks."""
+    """What docs/explanation/networks.md says of `internet`; which public ones are reached is in
+    tests/integration/test_egress_own.py."""
     port = probe.url.rsplit(":", 1)[1]
-    targets = [f"{address}:{port}" for address in (*own_addresses(), "10.0.2.2", "10.0.2.3")]
+    targets = [f"{address}:{port}" for address in (*own_addresses(), "192.0.2.2", "192.0.2.3")]
     targets += ["169.254.169.254:80", "172.16.0.1:80", "192.168.0.1:80", "100.64.0.1:80", "10.0.0.5:8080"]
     seen = ask(probe, "net", do="dial", targets=targets)
     assert seen == dict.fromkeys(targets, "Connection refused")
     loopback = ask(probe, "net", do="dial", targets=[f"127.0.0.1:{port}"])
     assert loopback == {f"127.0.0.1:{port}": "Connection refused"}  # its own, where nobody listens
+
+
+def test_what_is_refused_is_told_in_the_functions_log(probe: Platform) -> None:
+    ask(probe, "net", do="dial", targets=["169.254.169.254:80"])
+    line = "network: tcp to 169.254.169.254 port 80 was refused: a link-local address"
+    until(lambda: line in probe.cli("logs", "net"), what=line)
+
+
+def test_an_allowlist_is_held(platform: Platform) -> None:
+    allow = ["93.184.216.34/32:443", "allowed.invalid:443"]
+    platform.deploy("listed", "python", {"handler.py": PROBE}, network={"internet": False, "allow": allow})
+    targets = ["93.184.216.34:80", "93.184.216.35:443", "169.254.169.254:80", "192.0.2.2:80", "10.0.0.5:443"]
+    seen = ask(platform, "listed", do="dial", targets=targets)
+    assert seen == dict.fromkeys(targets, "Connection refused")
+    assert ask(platform, "listed", do="name", name="other.invalid") != "done"
+    for line in (
+        "network: tcp to 93.184.216.35 port 443 was refused: network.allow does not name it",
+        "network: the name other.invalid was refused: network.allow does not name it",
+    ):
+        until(lambda line=line: line in platform.cli("logs", "listed"), what=line)  # type: ignore[misc]
+    folder = platform.function("private", "python", {"handler.py": PROBE}, network={"allow": ["10.0.0.5:80"]})
+    assert "--private-networks 10.0.0.5/32" in platform.cli("deploy", str(folder), code=1)
 
 
 def own_addresses() -> list[str]:

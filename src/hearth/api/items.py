@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from hearth.app.deploy import check_limits
-from hearth.core.errors import LimitUnenforceable
+from hearth.app.reach import check_targets
+from hearth.core.errors import InvalidManifest, LimitUnenforceable
 from hearth.core.function import config_to_json
 from hearth.core.launch import Probe
 from hearth.core.records import FunctionRow, FunctionSummary, VersionRow
@@ -88,8 +89,12 @@ def detail_of(summary: FunctionSummary, settings: Settings, probe: Probe) -> wir
         try:
             allowed = settings.allow_unenforced
             warnings = list(check_limits(shown.config, probe, allowed))
-        except LimitUnenforceable as error:  # deployed when this machine, or the operator, still allowed it
-            warnings = [error.message]
+            check_targets(shown.config, settings.private_networks)
+        except (
+            LimitUnenforceable,
+            InvalidManifest,
+        ) as error:  # deployed when this machine, or the operator, still allowed it
+            warnings.append(error.message)
     return wire.FunctionDetail(
         **item_of(summary, settings).model_dump(),
         id=summary.function.id,

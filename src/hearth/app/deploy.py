@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from hearth.app.auth import require
+from hearth.app.reach import check_targets
 from hearth.core import limits
 from hearth.core.disk import nearly_full, refusal
 from hearth.core.errors import (
@@ -72,11 +73,11 @@ def check_limits(config: FunctionConfig, probe: Probe, allowed: Set[str]) -> tup
     missing = {found.name: found.line for found in probe.missing}
     _check_runtime(config, probe)
     without = config.isolation_runtime in without_network(probe)
-    asked = {name for name in config.written if not (name == "network" and config.network == "none")}
+    asked = {name for name in config.written if not (name == "network" and not config.networked)}
     warnings = []
     for name in ("memory", "cpu", "tmp", "network"):
-        if name == "network" and (config.network == "none" or (without and name not in asked)):
-            if config.network != "none":
+        if name == "network" and (not config.networked or (without and name not in asked)):
+            if config.networked:
                 warnings.append(f"network: with {config.isolation_runtime} the function gets no network")
             continue
         if name == "network" and without:
@@ -94,7 +95,8 @@ def check_limits(config: FunctionConfig, probe: Probe, allowed: Set[str]) -> tup
                 hint=f"take {name} out of function.yaml, or start Hearth with --allow-unenforced {name}",
                 details={"limit": name},
             )
-        said = "the function gets no network" if name == "network" else "the limit is not held"
+        closed = name == "network" and probe.driver != "process"
+        said = "the function gets no network" if closed else "the limit is not held"
         warnings.append(f"{name}: {said} on this machine{why}")
     return tuple(warnings)
 
@@ -119,6 +121,7 @@ class Deploys:
         unpack: the extractor.
         probe: what this machine can enforce.
         allow_unenforced: see `check_limits`.
+        private_networks: see `check_targets`.
     """
 
     def __init__(
@@ -130,6 +133,7 @@ class Deploys:
         ids: Ids,
         probe: Probe,
         allow_unenforced: Set[str],
+        private_networks: tuple[str, ...] = (),
     ) -> None:
         self._store = store
         self._blobs = blobs
@@ -137,6 +141,7 @@ class Deploys:
         self._ids = ids
         self._probe = probe
         self._allow_unenforced = allow_unenforced
+        self._private_networks = private_networks
         self._coming = 0
         self._unpacking = asyncio.Semaphore(_UNPACKING)
 
@@ -221,6 +226,7 @@ class Deploys:
                 details={"file": "function.yaml", "key": "name"},
             )
         check_limits(config, self._probe, self._allow_unenforced)
+        check_targets(config, self._private_networks)
         await self._check_secrets(target, config)
         return config, await self._blobs.adopt("source", tree)
 

@@ -23,6 +23,7 @@ from hearth.core.function import FunctionConfig
 from hearth.core.launch import Attachment, Exit, Limits, Network, SlotKind, Toolchain
 from hearth.core.limits import SECRETS_BYTES_MAX, format_size
 from hearth.core.routing import Deployed
+from hearth.core.targets import parse_targets
 from hearth.ports.driver import CanAttach
 from hearth.ports.secrets import Opener
 
@@ -80,7 +81,7 @@ class Launcher:
             return None
         config = version.config
         below = config.isolation_runtime
-        networked = self._networks and below not in self._without and config.network == "internet"
+        networked = self._networks and below not in self._without and config.networked
         driver = self._shop.driver.name
         return SlotKind(driver, config.runtime, toolchain.version, networked, below), toolchain
 
@@ -233,9 +234,15 @@ def attachment(version: Deployed, networked: bool, given: tuple[Given, ...] = ()
     return Attachment(
         artifact=version.artifact,
         limits=Limits(memory=config.memory, cpu=config.cpu, tmp=config.tmp),
-        network=Network(config.network if networked else "none"),
+        network=network_of(config) if networked else Network(),
         secrets=tuple((secret.name, secret.value) for secret in given),
     )
+
+
+def network_of(config: FunctionConfig) -> Network:
+    """Whom a function may reach."""
+    targets = tuple((target.host, target.port) for target in parse_targets(config.allow))
+    return Network(config.network, targets=targets)
 
 
 def crash(end: Exit, slot: Slot) -> FunctionCrashed:

@@ -68,7 +68,7 @@ class Slots:
         self._refilling = 0
         self._closing = False
         self._due: asyncio.TimerHandle | None = None  # of the next refill
-        self._handles: set[Handle] = set()
+        self._made: dict[str, Slot] = {}  # by sandbox: waiting, loading or an instance's
         self._tasks: set[asyncio.Task[None]] = set()
         self._rests: set[asyncio.Task[None]] = (
             set()
@@ -99,7 +99,11 @@ class Slots:
     @property
     def handles(self) -> set[Handle]:
         """Of every sandbox that was made here and not yet removed: waiting, loading or an instance's."""
-        return set(self._handles)
+        return {slot.handle for slot in self._made.values()}
+
+    def find(self, sandbox: str) -> Slot | None:
+        """The slot, or instance, that is this sandbox (``sb_…``)."""
+        return self._made.get(sandbox)
 
     def waiting(self, kind: SlotKind) -> int:
         """Slots of a kind that are up."""
@@ -141,7 +145,7 @@ class Slots:
         except BaseException:
             self._room.give()
             raise
-        self._handles.add(slot.handle)
+        self._made[slot.id] = slot
         return slot
 
     async def discard(self, slot: Slot, grace: float) -> None:
@@ -163,7 +167,7 @@ class Slots:
             slot.close()
             self._tell(slot, end)
             shop.rows.change(slot.id, "gone")
-            self._handles.discard(slot.handle)
+            self._made.pop(slot.id, None)
             self._room.give()
 
     def _tell(self, slot: Slot, end: Exit) -> None:

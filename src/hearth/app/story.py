@@ -60,6 +60,10 @@ class Story:
         """Lines of an instance are missing."""
         self._write(version.function_id, "logs", "warning", text, version.number, instance, None)
 
+    def refused(self, version: Deployed, instance: str, text: str) -> None:
+        """An instance was refused something on the network."""
+        self._write(version.function_id, "network", "warning", text, version.number, instance, None)
+
     def _write(
         self,
         function_id: str,

@@ -130,6 +130,7 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
                 ids=ids,
                 probe=probe,
                 allow_unenforced=settings.allow_unenforced,
+                private_networks=settings.private_networks,
             ),
             feed=feed,
             logs=LogReader(settings.data_dir / "logs"),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from ipaddress import IPv4Network
 from pathlib import Path
 
 from hearth.core.errors import StartupFailed
@@ -36,10 +37,15 @@ def enter(own: bool) -> None:
 
 
 async def open_networks(
-    instance: str, stack: AsyncExitStack, lock: Path = claim.LOCK
+    instance: str, stack: AsyncExitStack, lock: Path = claim.LOCK, private: Iterable[str] = ()
 ) -> HostNetworks | OwnNetworks:
-    """Networks of sandboxes, until the stack unwinds; what this machine lacks is no error (see `missing`)."""
-    networks = HostNetworks(instance, lock=lock) if os.geteuid() == 0 else OwnNetworks()
+    """Networks of sandboxes, until the stack unwinds; what this machine lacks is no error (see `missing`).
+
+    Args:
+        private: CIDRs that functions may reach, if they name targets in them.
+    """
+    opened = [IPv4Network(network) for network in private]
+    networks = HostNetworks(instance, lock=lock, private=opened) if os.geteuid() == 0 else OwnNetworks(opened)
     stack.push_async_callback(networks.stop)  # also of a start that is cancelled half-way
     await networks.start()
     return networks

@@ -51,7 +51,9 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
             enter_mounts_of(context.settings.docker_socket)
         networks: HostNetworks | OwnNetworks | None = None
         if context.settings.isolation == "bubblewrap" or (context.settings.isolation == "docker" and rooted):
-            networks = await isolation.open_networks(context.instance, stack)
+            networks = await isolation.open_networks(
+                context.instance, stack, private=context.settings.private_networks
+            )
         driver = await _driver(context, networks, stack)
         server = KeeperServer(safe(driver), networks)
         server.listen(sockets / context.keeper_socket.name, context.uid, Role.PLATFORM)

@@ -40,16 +40,24 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
 
 
 async def _serve(keeper: RemoteDriver) -> None:
-    sockets = await keeper.resolver_sockets()
-    if sockets is None:  # each sandbox has its own, or there are no networks, and none will ever come
-        await serve_each(keeper.look_up, Followed(Path("/etc/resolv.conf")))
+    found = await keeper.resolver_sockets()
+    if found is None:  # each sandbox has its own, or there are no networks, and none will ever come
+        await serve_each(keeper.look_up, Followed(Path("/etc/resolv.conf")), keeper)
         return
-    udp, tcp, block = socket.socket(fileno=sockets[0]), socket.socket(fileno=sockets[1]), sockets[2]
+    sockets, block = [socket.socket(fileno=fd) for fd in found[0]], found[1]
+    udp, tcp, *more = sockets
     try:
-        await serve(udp, tcp, Followed(Path("/etc/resolv.conf")), IPv4Network(block))
+        await serve(
+            udp,
+            tcp,
+            Followed(Path("/etc/resolv.conf")),
+            IPv4Network(block),
+            keeper,
+            refusals=more[0] if more else None,
+        )
     finally:
-        udp.close()
-        tcp.close()
+        for sock in sockets:
+            sock.close()
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from hearth.app.launcher import Launcher
 from hearth.app.pool import Pool
 from hearth.app.prove import Prover
 from hearth.app.reaper import Reaper
+from hearth.app.refusals import RefusalLog
 from hearth.app.routes import Routes
 from hearth.app.sandboxes import SandboxRows
 from hearth.app.scaler import Scaler
@@ -138,6 +139,9 @@ async def _body(context: Context, ready: Callable[[dict[str, Any]], None], stopp
             "rows": rows.run(),
             "recorder": recorder.run(),
             "reaper": Reaper(driver, context.owner, lambda: slots.handles, clock).run(),
+            "refusals": RefusalLog(
+                driver, slots.find, workshop.story, settings.private_networks, clock
+            ).run(),
             "heartbeat": child.heartbeat(store, context.owner),
         }
         await routes.load()

@@ -41,12 +41,18 @@ class FunctionConfig:
     scale: Scale = field(default_factory=Scale)
     env: tuple[tuple[str, str], ...] = ()
     network: Literal["none", "internet"] = "internet"
+    allow: tuple[str, ...] = ()  # targets beside that, as `core.targets` writes them
     auth: Auth = "members"
     tmp: int = limits.TMP_DEFAULT
     build_command: str = ""
     secrets: tuple[str, ...] = ()  # names; the values are looked up when an instance starts
     isolation_runtime: str = ""  # of the driver's; empty: the platform's
     written: tuple[str, ...] = ()  # limits that the person wrote down: memory, cpu, tmp, network
+
+    @property
+    def networked(self) -> bool:
+        """Whether it may reach anybody at all."""
+        return self.network != "none" or bool(self.allow)
 
 
 def config_to_json(config: FunctionConfig) -> dict[str, Any]:
@@ -60,5 +66,6 @@ def config_from_json(data: dict[str, Any]) -> FunctionConfig:
     values["scale"] = Scale(**values["scale"])
     values["env"] = tuple((key, value) for key, value in values["env"])
     values["written"] = tuple(values["written"])
+    values["allow"] = tuple(values.get("allow", ()))  # versions from before there were any have none
     values["secrets"] = tuple(values.get("secrets", ()))  # versions from before there were any have none
     return FunctionConfig(**values)

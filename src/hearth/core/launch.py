@@ -69,11 +69,19 @@ class Network:
         mode: ``none`` (loopback only) or ``internet`` (public addresses only).
         allow: (address, port) pairs reachable over TCP whatever their address; builds only.
         hosts: (name, address) pairs written into /etc/hosts; builds only.
+        targets: (name, or IPv4 range with its length; port) pairs of an allowlist. Who opens them judges each address again:
+            public ones, and private ones that the operator allows.
     """
 
     mode: Literal["none", "internet"] = "none"
     allow: tuple[tuple[str, int], ...] = ()
     hosts: tuple[tuple[str, str], ...] = ()
+    targets: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def opens(self) -> bool:
+        """Whether anybody can be reached."""
+        return self.mode != "none" or bool(self.allow) or bool(self.targets)
 
 
 @dataclass(frozen=True, slots=True)

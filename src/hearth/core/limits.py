@@ -53,6 +53,7 @@ OPEN_FILES = 1024
 MANIFEST_MAX = 64 * KIB  # bytes of function.yaml
 ENV_NAMES_MAX, ENV_BYTES_MAX = 200, 32 * KIB
 SECRET_MAX = 64 * KIB  # bytes of one value
+ALLOW_MAX = 64  # entries of an allowlist
 SECRETS_NAMED_MAX = 50  # secrets that one function names
 SECRETS_BYTES_MAX = 80 * KIB  # bytes of their values together; in base64 they fit one message to the keeper
 SECRETS_KEPT_MAX = 500  # secrets of a namespace, and of a function

@@ -40,6 +40,7 @@ class Settings:
     slots: int = 4  # warm slots kept per kind
     max_instances: int = 200  # instances and slots on this node
     trusted_proxies: tuple[str, ...] = ()
+    private_networks: tuple[str, ...] = ()  # IPv4 ranges that functions may name under network.allow
     allow_unenforced: frozenset[str] = frozenset()
     build_workers: int = 2
     registry_env: tuple[tuple[str, str], ...] = field(
@@ -132,6 +133,13 @@ SETTINGS: tuple[Setting, ...] = (
         "--trusted-proxies",
         "HEARTH_TRUSTED_PROXIES",
         "CIDRs whose X-Forwarded-* headers are believed",
+        "none",
+    ),
+    Setting(
+        "private_networks",
+        "--private-networks",
+        "HEARTH_PRIVATE_NETWORKS",
+        "private CIDRs that functions may reach if they name targets in them under network.allow",
         "none",
     ),
     Setting(

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv4Network
+from itertools import chain
 from pathlib import Path
 
 from hearth.core.errors import SandboxFailed
@@ -48,9 +49,14 @@ def group(instance: str) -> int:
     return int.from_bytes(hashlib.sha256(instance.encode()).digest()[4:8], "big") | 1
 
 
-def names(instance: str, block: IPv4Network) -> Names:
+def log_group(instance: str) -> int:
+    """The group by which the kernel tells of this platform's refused packets: one listener can have it."""
+    return 1024 + int.from_bytes(hashlib.sha256(instance.encode()).digest()[8:10], "big") % 60_000
+
+
+def names(instance: str, block: IPv4Network, private: tuple[IPv4Network, ...] = ()) -> Names:
     """All names of a platform that has this range; its first address is the gateway."""
-    return Names(table(instance), prefix(instance), block[1], block)
+    return Names(table(instance), prefix(instance), block[1], block, log_group(instance), private)
 
 
 def candidates(instance: str, taken: Iterable[IPv4Network]) -> Iterator[IPv4Network]:
@@ -65,7 +71,13 @@ def candidates(instance: str, taken: Iterable[IPv4Network]) -> Iterator[IPv4Netw
             yield block
 
 
-def claim(netlink: Netlink, instance: str, avoid: Iterable[IPv4Network], lock: Path = LOCK) -> Names:
+def claim(
+    netlink: Netlink,
+    instance: str,
+    avoid: Iterable[IPv4Network],
+    lock: Path = LOCK,
+    private: tuple[IPv4Network, ...] = (),
+) -> Names:
     """Take a free range: the gateway's address stands on `lo` afterwards.
 
     Args:
@@ -73,6 +85,7 @@ def claim(netlink: Netlink, instance: str, avoid: Iterable[IPv4Network], lock: P
         instance: the platform's instance id.
         avoid: ranges that no route shows but that are used, such as the name servers'.
         lock: the machine-wide lock file.
+        private: ranges that the operator lets functions reach; no sandbox has an address in them if that can be.
 
     Raises:
         SandboxFailed: no range is free.
@@ -84,8 +97,8 @@ def claim(netlink: Netlink, instance: str, avoid: Iterable[IPv4Network], lock: P
         taken += [
             IPv4Network(a.address) for a in links.addresses(netlink) if isinstance(a.address, IPv4Address)
         ]
-        for block in candidates(instance, taken):
-            made = names(instance, block)
+        for block in chain(candidates(instance, [*taken, *private]), candidates(instance, taken)):
+            made = names(instance, block, private)
             links.add_address(netlink, _LOOPBACK, made.gateway, label)
             try:
                 links.claim_route(netlink, block)

@@ -12,7 +12,7 @@ Sources: RFC 1035 section 4, RFC 6891 (EDNS), RFC 9460 (SVCB and HTTPS), RFC 630
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
@@ -20,12 +20,14 @@ from dnslib import EDNS0, QTYPE, RD, RR, A, DNSHeader, DNSQuestion, DNSRecord
 from dnslib.dns import HTTPS
 from dnslib.label import DNSBuffer, DNSLabel
 
-from hearth.egress.policy import is_public
+from hearth.core.addresses import is_public
 
 UDP_MOST = 1232
 """Bytes of an answer by UDP at most: what passes everywhere without fragments (DNS flag day 2020)."""
 
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = 0, 1, 2, 3, 4, 5
+A_KIND = 1
+"""The kind of question whose answers are IPv4 addresses."""
 _IN, _A, _CNAME, _SOA, _AAAA, _OPT, _SVCB, _HTTPS, _DNAME = 1, 1, 5, 6, 28, 41, 64, 65, 39
 _FORWARDED = frozenset(
     getattr(QTYPE, name)
@@ -161,12 +163,32 @@ def read_answer(packet: bytes, ident: int, query: Query) -> DNSRecord | None:
     return record if same and (asked.qtype, asked.qclass) == (query.kind, _IN) else None
 
 
-def judge(record: DNSRecord, ipv6: bool) -> Answer:
+def name_of(query: Query) -> str:
+    """The name that is asked for, in lower case; bytes that no name of a host has become what no allowlist names."""
+    return b".".join(query.labels).decode("ascii", "replace").lower()
+
+
+def addresses_of(record: DNSRecord) -> tuple[list[str], int]:
+    """(IPv4 addresses of an answer, seconds for which it is true)."""
+    found = [have for have in record.rr if have.rtype == _A and have.rclass == _IN]
+    return [str(_address(have.rdata)) for have in found], min((int(have.ttl) for have in found), default=0)
+
+
+def judge(
+    record: DNSRecord, ipv6: bool, told: Collection[str] | None = None, ttl: int | None = None
+) -> Answer:
     """What of an upstream's answer a sandbox may hear.
 
     Addresses that `internet` can't reach are left out. Where nothing but such addresses was found, the name does not
     exist. The packet filter judges every connect again: this is for clear errors, and against names that are made to
     point at private machines.
+
+    Args:
+        record: the answer.
+        ipv6: whether sandboxes have IPv6.
+        told: of a name that an allowlist has: the addresses that were opened, which are what may be heard; None: the public
+            ones.
+        ttl: the most seconds for which it may be true; None: as it says.
     """
     code = record.header.rcode
     if code not in (NOERROR, NXDOMAIN):
@@ -176,10 +198,14 @@ def judge(record: DNSRecord, ipv6: bool) -> Answer:
         if have.rclass != _IN or have.rtype not in _PASSED:
             continue
         if have.rtype in (_A, _AAAA):
-            if (have.rtype == _AAAA and not ipv6) or not is_public(_address(have.rdata)):
+            address = _address(have.rdata)
+            heard = is_public(address) if told is None else str(address) in told
+            if (have.rtype == _AAAA and not ipv6) or not heard:
                 hidden += 1
                 continue
             addresses += 1
+        if ttl is not None:
+            have.ttl = min(int(have.ttl), ttl)
         kept.append(_without_hints(have) if have.rtype in (_HTTPS, _SVCB) else have)
     if hidden and not addresses:
         return Answer(NXDOMAIN)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
 from hearth.core.errors import SandboxFailed
 from hearth.egress import conntrack, docker_user, links
+from hearth.egress.learned import Place
 from hearth.egress.leftovers import explain
 from hearth.egress.machine import Ground, own_addresses
 from hearth.egress.netlink import NETFILTER, ROUTE, Netlink
@@ -69,6 +71,13 @@ class Door:
         except (OSError, NftError) as error:
             raise explain(error) from error
         self._open[member.link] = _Opened(index, member.address)
+
+    def learn(self, link: str, places: Iterable[Place], ttl: float) -> bool:
+        """See `Table.learn`. Raises SandboxFailed when the kernel refuses."""
+        try:
+            return self._ground.table.learn(link, places, ttl)
+        except NftError as error:
+            raise explain(error) from error
 
     def shut(self, link: str, address: IPv4Address) -> None:
         """Take a sandbox out of every set and cut its flows. From here nothing that it sends gets through.

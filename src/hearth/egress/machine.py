@@ -16,7 +16,7 @@ from pathlib import Path
 
 from hearth.core.errors import SandboxFailed
 from hearth.core.finding import RUN, Finding, not_held, note, ok
-from hearth.egress import claim, docker_user, links, networkd
+from hearth.egress import claim, docker_user, links, networkd, nflog
 from hearth.egress.leftovers import cleanup_leftovers, explain
 from hearth.egress.netlink import ROUTE, Netlink
 from hearth.egress.nft import Library, Nft, NftError, NftMissing, find
@@ -32,18 +32,31 @@ _BIND_TRIES = 16
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """All that stands before the first sandbox: names, table, and the sockets for the resolver."""
+    """All that stands before the first sandbox: names, table, and the sockets for the resolver: where it is asked, and where the
+    kernel tells of refused packets (None where it can't)."""
 
     names: Names
     nft: Nft
     table: Table
     udp: socket.socket
     tcp: socket.socket
+    refusals: socket.socket | None
     docker: bool
     mtu: int
 
+    @property
+    def sockets(self) -> tuple[socket.socket, ...]:
+        """The resolver's."""
+        told = () if self.refusals is None else (self.refusals,)
+        return (self.udp, self.tcp, *told)
 
-def prepare_ground(instance: str, name_servers: Iterable[str], lock: Path = claim.LOCK) -> Ground:
+
+def prepare_ground(
+    instance: str,
+    name_servers: Iterable[str],
+    lock: Path = claim.LOCK,
+    private: tuple[IPv4Network, ...] = (),
+) -> Ground:
     """Clear leftovers, claim a range, bind the resolver's sockets, load the table and read it back.
 
     After an error nothing is left.
@@ -63,15 +76,19 @@ def prepare_ground(instance: str, name_servers: Iterable[str], lock: Path = clai
         networkd.keep_out(claim.prefix(instance))
         with Netlink(ROUTE) as netlink:
             _try_veth(netlink, instance)
-            names, udp, tcp = _claim(netlink, instance, _avoid(name_servers), lock)
+            names, udp, tcp = _claim(netlink, instance, _avoid(name_servers), lock, private)
             opened += [udp, tcp]
+            refusals = _refusals(names.group)
+            if refusals is not None:
+                opened.append(refusals)
             table = Table(names, nft)
             table.expect(own_addresses(netlink))
             table.load()
             if _FORWARD.read_text().strip() != "1":
                 _FORWARD.write_text("1")
             docker = docker_user.admit(names.prefix)
-            return Ground(names, nft, table, udp, tcp, docker, links.way_out_mtu(netlink))
+            mtu = links.way_out_mtu(netlink)
+            return Ground(names, nft, table, udp, tcp, refusals, docker, mtu)
     except (OSError, NftError, SandboxFailed) as error:
         for sock in opened:
             sock.close()
@@ -119,11 +136,15 @@ def _avoid(name_servers: Iterable[str]) -> list[IPv4Network]:
 
 
 def _claim(
-    netlink: Netlink, instance: str, avoid: list[IPv4Network], lock: Path
+    netlink: Netlink,
+    instance: str,
+    avoid: list[IPv4Network],
+    lock: Path,
+    private: tuple[IPv4Network, ...],
 ) -> tuple[Names, socket.socket, socket.socket]:
     """A range whose gateway's port 53 is free: a resolver of the run before may not be quite dead."""
     for _ in range(_BIND_TRIES):
-        names = claim.claim(netlink, instance, avoid, lock)
+        names = claim.claim(netlink, instance, avoid, lock, private)
         try:
             return names, *_bind(str(names.gateway))
         except OSError as error:
@@ -132,6 +153,15 @@ def _claim(
             claim.release(netlink, instance)
             avoid = [*avoid, names.block]
     raise SandboxFailed("port 53 is taken on every address", hint="run: ss -lnp 'sport = :53'")
+
+
+def _refusals(group: int) -> socket.socket | None:
+    """Refusing comes first; a machine that can't tell of it goes on without."""
+    try:
+        return nflog.listen(group)
+    except OSError as error:
+        log.warning("what sandboxes are refused can't be told in functions' logs: %s", error)
+        return None
 
 
 def _bind(address: str) -> tuple[socket.socket, socket.socket]:

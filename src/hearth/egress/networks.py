@@ -13,18 +13,21 @@ import contextlib
 import logging
 import socket
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hearth.core.addresses import openable
 from hearth.core.errors import NoCapacity, SandboxFailed
 from hearth.core.finding import Finding, State, found_by
 from hearth.core.launch import Network
+from hearth.core.refusals import Rights
 from hearth.egress import claim, inside, links
+from hearth.egress.allowed import Allowed, allowed_by, bounded
 from hearth.egress.door import Door
 from hearth.egress.leftovers import cleanup_leftovers, explain
 from hearth.egress.machine import Ground, obstacles, prepare_ground
@@ -48,6 +51,7 @@ class _Place:
     address: IPv4Address
     index: int = 0
     opened: bool = False
+    allowed: Allowed = field(default_factory=Allowed)
     closing: asyncio.Task[None] | None = None
 
 
@@ -59,6 +63,7 @@ class HostNetworks:
         resolv_conf: where the host's name servers stand; their addresses are never taken for sandboxes.
         lock: the machine-wide lock file under which a range is chosen.
         tick: seconds between looks at the rules, which repair a notice that was lost.
+        private: ranges that the operator lets functions reach, if they name them.
     """
 
     def __init__(
@@ -68,9 +73,11 @@ class HostNetworks:
         resolv_conf: Path = RESOLV_CONF,
         lock: Path = claim.LOCK,
         tick: float = _TICK,
+        private: Iterable[IPv4Network] = (),
     ) -> None:
         self._instance = instance
         self._resolv_conf, self._lock, self._tick = resolv_conf, lock, tick
+        self._private = openable(private)
         self._group, self._prefix = claim.group(instance), claim.prefix(instance)
         self._fault: SandboxFailed | None = SandboxFailed("the networks of sandboxes are not started")
         self._ground: Ground | None = None
@@ -79,6 +86,7 @@ class HostNetworks:
         self._lane = ThreadPoolExecutor(1, "egress-rules")
         self._removals = ThreadPoolExecutor(1, "egress-removals")
         self._places: dict[str, _Place] = {}
+        self._by_address: dict[str, _Place] = {}  # the open ones
         self._free: deque[IPv4Address] = deque()
         self._made = 0
         self._noticed = asyncio.Event()
@@ -92,7 +100,8 @@ class HostNetworks:
         here: `missing` says why, and there are no networks."""
         servers = [upstream.address for upstream in upstreams_from(self._resolv_conf)]
         try:
-            ground = await self._in_lane(partial(prepare_ground, self._instance, servers, self._lock))
+            work = partial(prepare_ground, self._instance, servers, self._lock, self._private)
+            ground = await self._in_lane(work)
         except SandboxFailed as error:
             self._fault = error
             log.warning("functions get no network: %s; %s", error.message, error.hint)
@@ -129,12 +138,13 @@ class HostNetworks:
         ground, self._ground, self._door = self._ground, None, None
         try:
             if ground is not None:
-                ground.udp.close()
-                ground.tcp.close()
+                for sock in ground.sockets:
+                    sock.close()
                 await self._in_lane(ground.nft.close)
                 await self._in_lane(partial(cleanup_leftovers, self._instance))
         finally:
             self._places.clear()
+            self._by_address.clear()
             self._free.clear()
             self._lane.shutdown(wait=False)
             self._removals.shutdown(wait=False)
@@ -148,11 +158,12 @@ class HostNetworks:
         """See the port. Raises SandboxFailed while the rules are not in force."""
         return str(self._standing().names.gateway)
 
-    def resolver_sockets(self) -> tuple[socket.socket, socket.socket, str] | None:
-        """(UDP socket, TCP listener, range of the sandboxes' addresses), which stay ours; None without networks."""
+    def resolver_sockets(self) -> tuple[tuple[socket.socket, ...], str] | None:
+        """((UDP socket, TCP listener, where the kernel tells of refused packets if it can), range of the sandboxes' addresses);
+        the sockets stay ours. None without networks."""
         if self._ground is None:
             return None
-        return self._ground.udp, self._ground.tcp, str(self._ground.names.block)
+        return self._ground.sockets, str(self._ground.names.block)
 
     def look_ups(self) -> None:
         """None have sockets of their own: one pair is for all."""
@@ -200,9 +211,10 @@ class HostNetworks:
                 f"the network of {handle.sandbox} can't be opened: it was closed, or opened before"
             )
         member = member_for(handle.link, place.address, network)
-        if self._door is None or not (member.internet or member.allow):
+        if self._door is None or not network.opens:
             return
-        place.opened = True
+        place.opened, place.allowed = True, allowed_by(network)
+        self._by_address[handle.address] = place  # before: its program may ask at once
         await self._in_lane(partial(self._door.open, place.index, member))
 
     async def close(self, handle: NetHandle) -> None:
@@ -213,6 +225,30 @@ class HostNetworks:
         if place.closing is None:
             place.closing = self._spawn(self._close(place))
         await asyncio.shield(place.closing)
+
+    # -- what the resolver asks ----------------------------------------------------------------------------
+
+    def rights(self, source: str) -> Rights | None:
+        """See the port."""
+        place = self._by_address.get(source)
+        return None if place is None else place.allowed.rights
+
+    async def learned(self, source: str, name: str, addresses: Sequence[str], ttl: float) -> tuple[str, ...]:
+        """See the port. The host's own addresses, and other sandboxes, the rules refuse whatever is opened here."""
+        place, door = self._by_address.get(source), self._door
+        if place is None or door is None:
+            return ()
+        told, opened = place.allowed.judge(name, addresses, self._private)
+        if opened:
+            work = partial(door.learn, place.handle.link, opened, bounded(ttl))
+            if not await self._in_lane(work):
+                return ()
+        return told
+
+    def sandbox_of(self, source: str) -> str | None:
+        """See the port."""
+        place = self._by_address.get(source)
+        return None if place is None else place.handle.sandbox
 
     # -- inner parts ---------------------------------------------------------------------------------------
 
@@ -226,6 +262,7 @@ class HostNetworks:
         return self._ground
 
     async def _close(self, place: _Place) -> None:
+        self._by_address.pop(place.handle.address, None)
         try:
             if place.opened and self._door is not None:
                 await self._in_lane(partial(self._door.shut, place.handle.link, place.address))

@@ -15,9 +15,9 @@ class News:
 
     def __init__(self, forget: Callable[[News], None]) -> None:
         self._forget = forget
-        self._waiting: asyncio.Queue[tuple[str, tuple[socket.socket, socket.socket] | None]] = asyncio.Queue()
+        self._waiting: asyncio.Queue[tuple[str, tuple[socket.socket, ...] | None]] = asyncio.Queue()
 
-    def add(self, sandbox: str, sockets: tuple[socket.socket, socket.socket]) -> None:
+    def add(self, sandbox: str, sockets: tuple[socket.socket, ...]) -> None:
         self._waiting.put_nowait((sandbox, sockets))
 
     def remove(self, sandbox: str) -> None:
@@ -29,7 +29,7 @@ class News:
             if sockets is None:
                 return LookUp(sandbox, None)
             if sockets[0].fileno() >= 0:  # else it has gone meanwhile, which comes next
-                return LookUp(sandbox, (os.dup(sockets[0].fileno()), os.dup(sockets[1].fileno())))
+                return LookUp(sandbox, tuple(os.dup(sock.fileno()) for sock in sockets))
 
     def close(self) -> None:
         self._forget(self)

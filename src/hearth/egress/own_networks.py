@@ -14,23 +14,27 @@ import logging
 import os
 import shutil
 import socket
-from collections.abc import Coroutine
-from dataclasses import dataclass
+import time
+from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 from hearth.core.errors import SandboxFailed
 from hearth.core.finding import RUN, Finding, State, found_by
 from hearth.core.launch import Network
+from hearth.core.refusals import Rights
 from hearth.egress import own_rules, slirp
+from hearth.egress.allowed import Allowed, allowed_by, bounded
 from hearth.egress.furnish import change, furnish
+from hearth.egress.learned import Learned, lasts
 from hearth.egress.machine import own_addresses
 from hearth.egress.netlink import ROUTE, Netlink, listener
 from hearth.egress.news import News
 from hearth.egress.nft import NftError
 from hearth.egress.own_machine import network_findings
-from hearth.egress.ruleset import member_for
+from hearth.egress.ruleset import member_for, renew
 from hearth.linux.commands import by_root
 from hearth.linux.netns import alone
 from hearth.ports.egress import NetHandle
@@ -48,7 +52,9 @@ class _Place:
     Args:
         pid: a process that is in the sandbox's user and network namespace as long as the sandbox is.
         namespace: descriptor of the network namespace.
-        sockets: the resolver's, bound inside: UDP, TCP.
+        sockets: the resolver's, bound inside: UDP, TCP, and where the kernel tells of refused packets if it can.
+        allowed: what it may look up; none before it is opened.
+        busy: held while its rules are changed, so that its namespace is not closed meanwhile.
         keeping: starts its slirp4netns again.
         closing: ends it all.
     """
@@ -56,17 +62,26 @@ class _Place:
     handle: NetHandle
     pid: int
     namespace: int
-    sockets: tuple[socket.socket, socket.socket]
+    sockets: tuple[socket.socket, ...]
     slirp: slirp.Slirp
     keeping: asyncio.Task[None] | None = None
     opened: bool = False
+    allowed: Allowed = field(default_factory=Allowed)
+    entries: Learned = field(default_factory=Learned)
+    busy: asyncio.Lock = field(default_factory=asyncio.Lock)
     closing: asyncio.Task[None] | None = None
 
 
 class OwnNetworks:
-    """`start` first, `stop` last; all methods on the event loop's thread, in a process that has called `linux.userns.enter`."""
+    """`start` first, `stop` last; all methods on the event loop's thread, in a process that has called `linux.userns.enter`.
 
-    def __init__(self) -> None:
+    Args:
+        private: ranges that the operator lets functions reach, if they name them.
+    """
+
+    def __init__(self, private: Iterable[IPv4Network] = ()) -> None:
+        self._wanted = tuple(private)
+        self._private = own_rules.private_of(self._wanted)
         self._fault: SandboxFailed | None = SandboxFailed("the networks of sandboxes are not started")
         self._program = shutil.which(slirp.PROGRAM, path="/usr/local/bin:/usr/bin:/bin") or slirp.PROGRAM
         self._places: dict[str, _Place | None] = {}  # None: it is being made
@@ -82,6 +97,10 @@ class OwnNetworks:
             self._fault = SandboxFailed(lacking[0].says, hint=f"{RUN}{lacking[0].mend}")
             log.warning("functions get no network: %s; %s", self._fault.message, self._fault.hint)
             return
+        if any(own_rules.CARRIERS.overlaps(network) for network in self._wanted):
+            log.warning(
+                "private hosts in %s can't be reached: slirp4netns has it for itself", own_rules.CARRIERS
+            )
         self._notices = listener(ROUTE, (_GROUP_IPV4_IFADDR,))
         asyncio.get_running_loop().add_reader(self._notices.fileno(), self._on_notice, self._notices)
         self._host = await asyncio.to_thread(_host_addresses)
@@ -141,7 +160,7 @@ class OwnNetworks:
         handle = NetHandle(sandbox, own_rules.TAP, str(own_rules.ADDRESS))
         host = self._host
         try:
-            namespace, sockets = await alone(partial(furnish, pid, host))
+            namespace, sockets = await alone(partial(furnish, pid, host, self._private))
         except (NftError, OSError, ValueError) as error:
             del self._places[sandbox]
             raise _explain(error) from error
@@ -171,14 +190,47 @@ class OwnNetworks:
             raise SandboxFailed(
                 f"the network of {handle.sandbox} can't be opened: it was closed, or opened before"
             )
+        place.opened, place.allowed = network.opens, allowed_by(network)
         commands = own_rules.opened(member_for(own_rules.TAP, own_rules.ADDRESS, network))
         if not commands:
             return
-        place.opened = True
-        try:
-            await alone(partial(change, place.namespace, commands))
-        except (NftError, OSError) as error:
-            raise _explain(error) from error
+        await self._change(place, commands)
+
+    def rights(self, source: str) -> Rights | None:
+        """See the port."""
+        place = self._places.get(source)
+        return None if place is None or not place.opened or place.closing else place.allowed.rights
+
+    async def learned(self, source: str, name: str, addresses: Sequence[str], ttl: float) -> tuple[str, ...]:
+        """See the port."""
+        place = self._places.get(source)
+        if place is None or not place.opened:
+            return ()
+        told, opened = place.allowed.judge(name, addresses, self._private, self._host)
+        ttl, now = bounded(ttl), time.monotonic()
+        due = place.entries.due(opened, ttl, now)
+        if not due:
+            return told
+        if not place.entries.has_room(due, now):
+            return ()
+        keys = [f"{address} . {port}" for address, port in due]
+        await self._change(place, renew(own_rules.TABLE, keys, lasts(ttl)))
+        place.entries.write(due, ttl, now)
+        return told
+
+    def sandbox_of(self, source: str) -> str | None:
+        """See the port: they are known by their ids."""
+        return source if self._places.get(source) is not None else None
+
+    async def _change(self, place: _Place, commands: str) -> None:
+        """Change the rules of a sandbox that is not being closed. Raises SandboxFailed."""
+        async with place.busy:
+            if place.closing is not None:
+                raise SandboxFailed(f"the network of {place.handle.sandbox} was closed")
+            try:
+                await alone(partial(change, place.namespace, commands))
+            except (NftError, OSError) as error:
+                raise _explain(error) from error
 
     async def close(self, handle: NetHandle) -> None:
         """See the port. Its rules and its device go with its namespace, which nobody holds any more."""
@@ -196,7 +248,8 @@ class OwnNetworks:
         await place.slirp.stop()
         for news in self._listeners:
             news.remove(place.handle.sandbox)
-        _close(place.namespace, place.sockets)
+        async with place.busy:
+            _close(place.namespace, place.sockets)
         self._places.pop(place.handle.sandbox, None)
 
     async def _keep(self, place: _Place) -> None:
@@ -231,8 +284,8 @@ class OwnNetworks:
 
     async def _follow(self, place: _Place) -> None:
         try:
-            await alone(partial(change, place.namespace, own_rules.hosts(self._host)))
-        except (NftError, OSError) as error:
+            await self._change(place, own_rules.hosts(self._host))
+        except SandboxFailed as error:
             if place.closing is None:
                 name = place.handle.sandbox
                 log.error("%s can't be told this host's new address, so its network ends: %s", name, error)
@@ -245,7 +298,7 @@ class OwnNetworks:
         return task
 
 
-def _close(namespace: int, sockets: tuple[socket.socket, socket.socket]) -> None:
+def _close(namespace: int, sockets: tuple[socket.socket, ...]) -> None:
     os.close(namespace)
     for sock in sockets:
         sock.close()

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses, summarize_address_range
 from typing import Any
 
-from hearth.egress.policy import DENY4
+from hearth.core.addresses import DENY4
 from hearth.egress.ruleset import SETS, Chain, Names, chains
 
 _VERDICTS = ("accept", "drop", "return", "goto", "jump", "reject", "masquerade")
@@ -46,17 +46,21 @@ def _network(element: Any) -> list[IPv4Network]:
 
 def faults(names: Names, shown: Iterable[Mapping[str, Any]]) -> list[str]:
     """What is wrong with a platform's table as it was read back; empty when it stands as it should. See `differences`."""
-    return differences(chains(names), SETS, shown)
+    return differences(chains(names), SETS, shown, names.private)
 
 
 def differences(
-    wanted: Iterable[Chain], sets: Iterable[tuple[str, str]], shown: Iterable[Mapping[str, Any]]
+    wanted: Iterable[Chain],
+    sets: Iterable[tuple[str, str]],
+    shown: Iterable[Mapping[str, Any]],
+    private: Iterable[IPv4Network] = (),
 ) -> list[str]:
     """What is wrong with a table as it was read back; empty when it stands as it should.
 
     Compares, chain by chain, hook, priority, policy and the verdict of each rule in order; that rules match on
-    something where they should; the sets; and that every denied range is denied. Written for the order and the words
-    of libnftables-json(5), not for its exact output, which differs between versions.
+    something where they should; the sets; that every denied range is denied, and no more private ones are open than
+    the operator said. Written for the order and the words of libnftables-json(5), not for its exact output, which
+    differs between versions.
     """
     wrong: list[str] = []
     have_chains: dict[str, Mapping[str, Any]] = {}
@@ -88,10 +92,11 @@ def differences(
                 wrong.append(f"chain {chain.name} has a rule with another match")
     wrong += [f"chain {name} is not ours" for name in have_chains]
     wrong += [f"set {name} is missing" for name, _ in sets if name not in have_sets]
-    if "deny4" in have_sets:
-        denied = [n for element in have_sets["deny4"].get("elem", []) for n in _network(element)]
-        if list(collapse_addresses(denied)) != list(collapse_addresses(DENY4)):
-            wrong.append("set deny4 has other ranges")
+    for name, ranges in (("deny4", DENY4), ("private4", private)):
+        if name in have_sets:
+            there = [n for element in have_sets[name].get("elem", []) for n in _network(element)]
+            if list(collapse_addresses(there)) != list(collapse_addresses(ranges)):
+                wrong.append(f"set {name} has other ranges")
     return wrong
 
 

@@ -16,10 +16,22 @@ from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
-from hearth.egress.dns import SERVFAIL, Answer, Query, judge, local_answer, read_query, write_answer
+from hearth.core.errors import HearthError
+from hearth.core.refusals import DNS, Refusal
+from hearth.egress.dns import (
+    REFUSED,
+    SERVFAIL,
+    Answer,
+    Query,
+    local_answer,
+    name_of,
+    read_query,
+    write_answer,
+)
 from hearth.egress.forward import NoAnswer, forward
+from hearth.egress.judged import Judged
 from hearth.egress.upstreams import Upstream
-from hearth.ports.egress import LookUp
+from hearth.ports.egress import Judge, LookUp
 
 RATE = 50.0
 """Questions a second that one sandbox may ask, and how many at once after a pause."""
@@ -71,16 +83,20 @@ async def serve(
     tcp: socket.socket,
     upstreams: Callable[[], Sequence[Upstream]],
     block: IPv4Network,
+    judge: Judge,
     *,
+    refusals: socket.socket | None = None,
     ipv6: bool = False,
 ) -> None:
-    """Answer all sandboxes on one pair of sockets, until cancelled. Takes both sockets over and closes them.
+    """Answer all sandboxes on one pair of sockets, until cancelled. Takes the sockets over and closes them.
 
     Args:
         udp: bound, non-blocking.
         tcp: listening, non-blocking.
         upstreams: whom to ask, at each question (`upstreams.Followed` reads resolv.conf again when it changes).
         block: the sandboxes' addresses; whoever else asks is not heard.
+        judge: says what each may look up, and is told of what was refused.
+        refusals: where the kernel tells of refused packets, or None where it doesn't.
         ipv6: whether sandboxes have IPv6.
     """
 
@@ -90,23 +106,24 @@ async def serve(
         except ValueError:
             return None
 
-    resolver = Resolver(upstreams, ipv6)
+    resolver = Resolver(upstreams, judge, ipv6)
     try:
-        await resolver.attend(udp, tcp, who)
+        await resolver.attend(udp, tcp, who, refusals)
     finally:
         await resolver.stop()
 
 
 async def serve_each(
-    news: Callable[[], Awaitable[LookUp]], upstreams: Callable[[], Sequence[Upstream]]
+    news: Callable[[], Awaitable[LookUp]], upstreams: Callable[[], Sequence[Upstream]], judge: Judge
 ) -> None:
     """Answer sandboxes that have a pair of sockets each, until cancelled.
 
     Args:
         news: waits for the next sandbox that comes or goes.
         upstreams: as for `serve`.
+        judge: as for `serve`.
     """
-    resolver = Resolver(upstreams, False)
+    resolver = Resolver(upstreams, judge, False)
     attending: dict[str, asyncio.Task[None]] = {}
     try:
         while True:
@@ -116,8 +133,9 @@ async def serve_each(
                 before.cancel()
                 await asyncio.gather(before, return_exceptions=True)
             if one.sockets is not None:
-                udp, tcp = (socket.socket(fileno=fd) for fd in one.sockets)
-                work = resolver.attend(udp, tcp, partial(_named, one.sandbox))
+                udp, tcp, *more = (socket.socket(fileno=fd) for fd in one.sockets)
+                who = partial(_named, one.sandbox)
+                work = resolver.attend(udp, tcp, who, more[0] if more else None)
                 attending[one.sandbox] = asyncio.get_running_loop().create_task(work)
     finally:
         for task in attending.values():
@@ -136,19 +154,35 @@ class Resolver:
 
     Args:
         upstreams: whom to ask, at each question.
+        judge: as for `serve`.
         ipv6: whether sandboxes have IPv6.
     """
 
-    def __init__(self, upstreams: Callable[[], Sequence[Upstream]], ipv6: bool) -> None:
+    def __init__(self, upstreams: Callable[[], Sequence[Upstream]], judge: Judge, ipv6: bool) -> None:
         self.buckets = Buckets()
+        self._judged = Judged(judge, ipv6)
         self._upstreams = upstreams
         self._ipv6 = ipv6
         self._tasks: set[asyncio.Task[None]] = set()
         self._in_work: Counter[str] = Counter()
         self._connections: Counter[str] = Counter()
 
-    async def attend(self, udp: socket.socket, tcp: socket.socket, who: Who) -> None:
-        """Answer on these sockets until cancelled. Takes both over and closes them."""
+    async def attend(
+        self, udp: socket.socket, tcp: socket.socket, who: Who, refusals: socket.socket | None = None
+    ) -> None:
+        """Answer on these sockets, and tell of refused packets, until cancelled. Takes all of them over and closes them."""
+        if refusals is None:
+            await self._attend(udp, tcp, who)
+            return
+        telling = asyncio.get_running_loop().create_task(self._judged.packets(refusals, who))
+        try:
+            await self._attend(udp, tcp, who)
+        finally:
+            telling.cancel()
+            await asyncio.gather(telling, return_exceptions=True)
+            refusals.close()
+
+    async def _attend(self, udp: socket.socket, tcp: socket.socket, who: Who) -> None:
         loop = asyncio.get_running_loop()
         server: asyncio.Server | None = None
         try:
@@ -173,6 +207,7 @@ class Resolver:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._judged.stop()
 
     def packet(self, data: bytes, source: str, reply: Callable[[bytes], None]) -> None:
         """A question by UDP: answered later, or never."""
@@ -184,7 +219,7 @@ class Resolver:
 
     async def _datagram(self, query: Query, source: str, reply: Callable[[bytes], None]) -> None:
         try:
-            reply(await self._answer(query, query.room))
+            reply(await self._answer(query, query.room, source))
         finally:
             self._end(source)
 
@@ -223,7 +258,7 @@ class Resolver:
         if query is None or not self._admits(source) or not self._begin(source):
             return False
         try:
-            packet = await self._answer(query, _PACKET_MOST)
+            packet = await self._answer(query, _PACKET_MOST, source)
         finally:
             self._end(source)
         writer.write(struct.pack("!H", len(packet)) + packet)
@@ -231,19 +266,27 @@ class Resolver:
             await writer.drain()
         return True
 
-    async def _answer(self, query: Query, room: int) -> bytes:
+    async def _answer(self, query: Query, room: int, source: str) -> bytes:
         answer = local_answer(query, self._ipv6)
-        if answer is None:
+        if query.refused is None:
             try:
-                record = await forward(self._upstreams(), query)
-                return write_answer(query, judge(record, self._ipv6), room)
-            except NoAnswer:
+                rights = await self._judged.rights(source)
+                if rights is None:
+                    return write_answer(query, Answer(REFUSED), room)
+                if not rights.internet and name_of(query) not in rights.names:
+                    self._judged.refused(Refusal(source, DNS, name_of(query), 0))
+                    return write_answer(query, Answer(REFUSED), room)
+                if answer is None:
+                    record = await forward(self._upstreams(), query)
+                    answer = await self._judged.answer(source, rights, query, record)
+                return write_answer(query, answer, room)
+            except (NoAnswer, HearthError):  # no upstream, or no keeper
                 answer = Answer(SERVFAIL)
             except (
                 Exception
             ):  # an upstream's records that dnslib can read but not write: many kinds of errors
                 answer = Answer(SERVFAIL)
-        return write_answer(query, answer, room)
+        return write_answer(query, answer or Answer(SERVFAIL), room)
 
     def _admits(self, source: str) -> bool:
         return self.buckets.take(source, time.monotonic())

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 
+from hearth.core.addresses import DENY4
 from hearth.core.errors import SandboxFailed
 from hearth.core.launch import Network
-from hearth.egress.policy import DENY4
+from hearth.core.targets import Target, parse_targets
+from hearth.egress import ranges
 
 CONNECTIONS = 256
 """Tracked connections that one sandbox may have at once."""
@@ -21,22 +23,29 @@ Rule = tuple[str, str]  # (what it matches, verdict)
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What belongs to one platform: its table, the prefix of its links, its gateway, its range."""
+    """What belongs to one platform: its table, the prefix of its links, its gateway, its range, the group of its log.
+
+    `private` are the ranges that its operator lets functions reach where they name them.
+    """
 
     table: str
     prefix: str
     gateway: IPv4Address
     block: IPv4Network
+    group: int = 5
+    private: tuple[IPv4Network, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One open sandbox: its link and address, whether it may reach the internet, and named targets over TCP."""
+    """One open sandbox: its link and address, whether it may reach the internet, a build's named targets over TCP, and the
+    ranges of a function's allowlist."""
 
     link: str
     address: IPv4Address
     internet: bool
     allow: tuple[tuple[IPv4Address, int], ...] = ()
+    ranges: tuple[tuple[IPv4Network, int], ...] = ()
 
 
 def member_for(link: str, address: IPv4Address, network: Network) -> Member:
@@ -54,7 +63,30 @@ def member_for(link: str, address: IPv4Address, network: Network) -> Member:
                 f"{text} can't be opened to a sandbox: its network is IPv4 only",
                 hint="name the package index by a host that has an IPv4 address",
             ) from error
-    return Member(link, address, network.mode == "internet", tuple(allow))
+    return Member(link, address, network.mode == "internet", tuple(allow), ranges_of(network))
+
+
+def ranges_of(network: Network) -> tuple[tuple[IPv4Network, int], ...]:
+    """The ranges that it names, none within another with the same port."""
+    by_port: dict[int, list[IPv4Network]] = {}
+    for target in targets_of(network):
+        if target.range is not None:
+            by_port.setdefault(target.port, []).append(target.range)
+    return tuple((one, port) for port, named in by_port.items() for one in collapse_addresses(named))
+
+
+def names_of(network: Network) -> dict[str, tuple[int, ...]]:
+    """The names that it names, with their ports."""
+    found: dict[str, tuple[int, ...]] = {}
+    for target in targets_of(network):
+        if target.name:
+            found[target.name] = (*found.get(target.name, ()), target.port)
+    return found
+
+
+def targets_of(network: Network) -> tuple[Target, ...]:
+    """Its allowlist, read."""
+    return parse_targets(f"{host}:{port}" for host, port in network.targets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +104,18 @@ SETS = (
     ("inet4", "type ipv4_addr;"),
     ("cc4", "type ipv4_addr; size 4096; flags dynamic;"),
     ("allow4", "type ipv4_addr . ipv4_addr . inet_proto . inet_service; flags timeout;"),
+    *ranges.sets(True),
+    ("named4", "type ipv4_addr . ipv4_addr . inet_service; flags timeout;"),
+    ("told4", "type ipv4_addr; size 4096; flags dynamic,timeout; timeout 1m;"),
     ("host4", "type ipv4_addr; flags interval; auto-merge;"),
+    ("private4", "type ipv4_addr; flags interval; auto-merge;"),
     ("deny4", "type ipv4_addr; flags interval; auto-merge;"),
 )
 _ALLOWED = ("ip saddr . ip daddr . meta l4proto . th dport @allow4", "accept")
+TOLD = "add @told4 { ip saddr limit rate 5/second burst 30 packets }"
+"""Refusals of one sandbox that are told of; each has its own allowance, so that none can hide another's."""
+COPIED = 64
+"""Bytes of a refused packet that are: its head, and its ports."""
 _KNOWN = ("ct state established,related", "accept")
 
 
@@ -90,8 +130,7 @@ def chains(names: Names) -> tuple[Chain, ...]:
             "refuse",
             (),
             (
-                # Who wants to see refusals listens to group 5 (tcpdump -i nflog:5).
-                ("limit rate 20/second log group 5", ""),
+                (f"{TOLD} log group {names.group} snaplen {COPIED}", ""),
                 # ICMP errors are rate limited per destination, and a probe would hang; a reset is answered at once.
                 ("meta l4proto tcp", "reject with tcp reset"),
                 ("", "reject with icmpx admin-prohibited"),
@@ -105,6 +144,14 @@ def chains(names: Names) -> tuple[Chain, ...]:
                 ("", "accept"),
             ),
         ),
+        Chain(
+            "named",
+            (),
+            tuple(
+                (match, "goto counted")
+                for match in (*ranges.matches(True), ranges.exact_match("named4", True))
+            ),
+        ),
         Chain("to_sb", (), (_KNOWN, ("", "drop"))),
         Chain(
             "from_sb",
@@ -114,10 +161,12 @@ def chains(names: Names) -> tuple[Chain, ...]:
                 _KNOWN,
                 (f"oifname {ours}", "goto refuse"),
                 _ALLOWED,
-                ("ip daddr @deny4", "goto refuse"),
                 ("ip daddr @host4", "goto refuse"),
+                ("ip daddr @private4", "jump named"),  # what the operator allows, and the function names
+                ("ip daddr @deny4", "goto refuse"),
                 ("meta l4proto != { tcp, udp, icmp }", "goto refuse"),
                 ("ip saddr @inet4", "goto counted"),
+                ("", "jump named"),
                 ("", "goto refuse"),
             ),
         ),
@@ -162,6 +211,8 @@ def elements(member: Member) -> dict[str, list[str]]:
         found["inet4"] = [str(member.address)]
     if member.allow:
         found["allow4"] = [f"{member.address} . {target} . tcp . {port}" for target, port in member.allow]
+    if member.ranges:
+        found |= ranges.elements(member.ranges, str(member.address))
     return found
 
 
@@ -173,6 +224,21 @@ def change(names: Names, verb: str, member: Member) -> str:
     )
 
 
+def renew(table: str, keys: Iterable[str], seconds: int) -> str:
+    """Commands that put elements into `named4` for so long from now, whether or not they stand there: one transaction."""
+    return "".join(
+        f"{forget(table, [key])}add element inet {table} named4 {{ {key} timeout {seconds}s }}\n"
+        for key in keys
+    )
+
+
+def forget(table: str, keys: Iterable[str]) -> str:
+    """Commands that take elements out of `named4`, also when they have ended by themselves."""
+    return "".join(
+        f"{verb} element inet {table} named4 {{ {key} }}\n" for key in keys for verb in ("add", "delete")
+    )
+
+
 def hosts(names: Names, addresses: Iterable[IPv4Address]) -> str:
     """Commands that make `host4` say exactly these addresses."""
     text = f"flush set inet {names.table} host4\n"
@@ -180,13 +246,23 @@ def hosts(names: Names, addresses: Iterable[IPv4Address]) -> str:
     return text + (f"add element inet {names.table} host4 {{ {listed} }}\n" if listed else "")
 
 
-def script(names: Names, members: Iterable[Member], host: Iterable[IPv4Address]) -> str:
+def script(
+    names: Names,
+    members: Iterable[Member],
+    host: Iterable[IPv4Address],
+    named: Iterable[tuple[str, int]] = (),
+) -> str:
     """Commands that make the whole table new, whatever was there, in one transaction.
 
     Deleting a table empties its sets, so all that is in them is written again here.
+
+    Args:
+        named: what stands in `named4`, with the seconds that it has left.
     """
     content: dict[str, list[str]] = {name: [] for name, _ in SETS}
     content["deny4"] = [str(network) for network in DENY4]
+    content["private4"] = [str(network) for network in names.private]
+    content["named4"] = [f"{key} timeout {seconds}s" for key, seconds in named]
     content["host4"] = [str(address) for address in sorted(set(host))]
     for member in members:
         for name, values in elements(member).items():

@@ -9,7 +9,7 @@ import subprocess
 
 from hearth.core.errors import SandboxFailed
 from hearth.core.finding import RUN
-from hearth.egress.own_rules import NETWORK, TAP
+from hearth.egress.own_rules import CARRIERS, TAP
 
 PROGRAM = "slirp4netns"
 MAKE_TUN = "sudo sh -c 'modprobe tun; chmod 0666 /dev/net/tun'"  # udev's own rules make it so; containers often don't
@@ -18,7 +18,7 @@ _LEAVE = 2.0
 _OPTIONS = (
     "--configure",
     "--mtu=65520",
-    f"--cidr={NETWORK}",
+    f"--cidr={CARRIERS}",
     "--disable-host-loopback",  # else its second address is this host's 127.0.0.1
     "--disable-dns",  # else its third is this host's name server
     "--enable-sandbox",  # it sees no files

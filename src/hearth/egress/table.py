@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from ipaddress import IPv4Address
 
+from hearth.egress.learned import Learned, Place, lasts
 from hearth.egress.nft import Nft, NftError
 from hearth.egress.readback import faults, fingerprint
-from hearth.egress.ruleset import Member, Names, change, drop, hosts, script
+from hearth.egress.ruleset import Member, Names, change, drop, forget, hosts, renew, script
 
 
 class Table:
@@ -25,6 +27,7 @@ class Table:
         self.names = names
         self._nft = nft
         self._members: dict[str, Member] = {}
+        self._learned: dict[str, Learned] = {}
         self._host: frozenset[IPv4Address] = frozenset()
         self._loaded = ""
 
@@ -35,7 +38,7 @@ class Table:
 
     def load(self) -> None:
         """Make the table new, with all that belongs into its sets, and read it back."""
-        self._nft.run(script(self.names, self._members.values(), self._host))
+        self._nft.run(script(self.names, self._members.values(), self._host, self._named()))
         shown = self._nft.show(f"table inet {self.names.table}")
         wrong = faults(self.names, shown)
         if wrong:
@@ -60,9 +63,38 @@ class Table:
 
     def expel(self, link: str) -> None:
         """Take a sandbox out of every set; from here all that it sends is dropped."""
-        member = self._members.pop(link, None)
+        member, learned = self._members.pop(link, None), self._learned.pop(link, None)
         if member is not None:
-            self._nft.run(change(self.names, "delete", member))
+            keys = [] if learned is None else _keys(member, learned.left(time.monotonic()))
+            self._nft.run(change(self.names, "delete", member) + forget(self.names.table, keys))
+
+    def learn(self, link: str, places: Iterable[Place], ttl: float) -> bool:
+        """Let a sandbox reach these, as names that it may reach led there; nothing for one that is in no set.
+
+        Args:
+            ttl: seconds for which the answer is true.
+
+        Returns whether they stand; False when it has all that one may have.
+        """
+        member, now = self._members.get(link), time.monotonic()
+        if member is None:
+            return False
+        learned = self._learned.setdefault(link, Learned())
+        due = learned.due(places, ttl, now)
+        if not due:
+            return True
+        if not learned.has_room(due, now):
+            return False
+        self._nft.run(renew(self.names.table, _keys(member, due), lasts(ttl)))
+        learned.write(due, ttl, now)
+        return True
+
+    def _named(self) -> list[tuple[str, int]]:
+        now, found = time.monotonic(), list[tuple[str, int]]()
+        for link, learned in self._learned.items():
+            for place, seconds in learned.left(now).items():
+                found += [(key, seconds) for key in _keys(self._members[link], [place])]
+        return found
 
     def follow(self, addresses: Iterable[IPv4Address]) -> None:
         """Make the table know the host's own addresses."""
@@ -78,4 +110,9 @@ class Table:
     def drop(self) -> None:
         """Remove the table, also when it isn't there."""
         self._members.clear()
+        self._learned.clear()
         self._nft.run(drop(self.names))
+
+
+def _keys(member: Member, places: Iterable[Place]) -> list[str]:
+    return [f"{member.address} . {address} . {port}" for address, port in places]

@@ -16,7 +16,7 @@ _GROUP_NFTABLES, _GROUP_IPV4_IFADDR = 7, 5
 _NFTABLES = 10
 _NEWCHAIN, _DELRULE, _NEWSETELEM, _DELSETELEM = 3, 8, 12, 14
 _RECEIVE = 256 * 1024
-_WATCHED_SET = b"deny4"
+_WATCHED_SETS = (b"deny4", b"private4")
 
 
 class Watch:
@@ -76,7 +76,7 @@ class Watch:
             have = attrs(body[4:])
             if have.get(1, b"").rstrip(b"\0") == self._table:
                 # Sandboxes come and go in other sets all the time, by our own hand.
-                if verb not in (_NEWSETELEM, _DELSETELEM) or have.get(2, b"").rstrip(b"\0") == _WATCHED_SET:
+                if verb not in (_NEWSETELEM, _DELSETELEM) or have.get(2, b"").rstrip(b"\0") in _WATCHED_SETS:
                     self._on_rules()
             elif verb in (_NEWCHAIN, _DELRULE) and CHAIN.encode() + b"\0" in (have.get(2), have.get(3)):
                 self._on_docker()

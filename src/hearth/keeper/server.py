@@ -14,7 +14,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,9 @@ from hearth.core.errors import (
     error_to_data,
 )
 from hearth.core.launch import Handle
+from hearth.core.refusals import Refusal, Rights
 from hearth.drivers.remote.channel import Channel
+from hearth.keeper.refusals import Refusals
 from hearth.ports.driver import CanAttach, CanListen, Driver
 from hearth.ports.egress import LookUps
 from hearth.protocol import keeper as protocol
@@ -45,17 +47,27 @@ class Role(Enum):
     PLATFORM = frozenset(
         {
             "probe", "prepare", "start", "connect", "listen", "attach", "wait", "stop", "abandon", "list_owned", "usage",
+            "refusal",
         }
     )  # fmt: skip
-    RESOLVER = frozenset({"resolver", "look_up"})
+    RESOLVER = frozenset({"resolver", "look_up", "rights", "learned", "refused"})
 
 
-class ResolverSockets(Protocol):
-    """Where sandboxes' name look-ups arrive, for the resolver process."""
+class ForResolver(Protocol):
+    """What the resolver process is given and may ask: see `ports.egress.Networks` for what is not said here."""
 
-    def resolver_sockets(self) -> tuple[socket.socket, socket.socket, str] | None:
-        """(UDP, TCP listener, address block of the sandboxes), or None where there is no such pair for all."""
+    def resolver_sockets(self) -> tuple[tuple[socket.socket, ...], str] | None:
+        """((UDP, TCP listener, where refused packets are told of if they are), address block of the sandboxes), or None where
+        there is no such set for all."""
         ...
+
+    def rights(self, source: str) -> Rights | None: ...
+
+    async def learned(
+        self, source: str, name: str, addresses: Sequence[str], ttl: float
+    ) -> tuple[str, ...]: ...
+
+    def sandbox_of(self, source: str) -> str | None: ...
 
     def look_ups(self) -> LookUps | None:
         """News of sandboxes that have a pair each, or None where there are none such."""
@@ -67,10 +79,10 @@ class KeeperServer:
 
     Args:
         driver: the real one, already wrapped by `drivers.safe`.
-        resolver: where the resolver's sockets come from, or None.
+        resolver: where the resolver's sockets and answers come from, or None.
     """
 
-    def __init__(self, driver: Driver, resolver: ResolverSockets | None) -> None:
+    def __init__(self, driver: Driver, resolver: ForResolver | None) -> None:
         self.driver = driver
         self.resolver = resolver
         self._clients: set[_Client] = set()
@@ -108,6 +120,12 @@ class KeeperServer:
         """Whether an owner's name is taken by another process, which still has something here."""
         return any(client.owner == owner and client.pid != pid for client in self._clients)
 
+    def tell(self, refusal: Refusal) -> None:
+        """Tell whoever owns a sandbox what it was refused."""
+        for client in self._clients:
+            if client.owns(refusal.sandbox):
+                client.refusals.add(refusal)
+
     async def close(self) -> None:
         """Stop listening, drop every client and stop all that they owned; returns when it is gone."""
         for listener in self._listeners:
@@ -140,6 +158,7 @@ class _Client:
         self._handles: dict[Handle, str] = {}  # handle → sandbox id
         self._abandoned: set[str] = set()
         self._news: LookUps | None = None
+        self.refusals = Refusals()
         self._tasks: set[asyncio.Task[None]] = set()
         self._clearing: asyncio.Task[None] | None = None
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -157,6 +176,10 @@ class _Client:
             "usage": self._usage,
             "resolver": self._resolver,
             "look_up": self._look_up,
+            "rights": self._rights,
+            "learned": self._learned,
+            "refused": self._refused,
+            "refusal": self._refusal,
         }
         self.channel = Channel(sock, self._message, self._closed)
 
@@ -212,6 +235,10 @@ class _Client:
             raise Forbidden("this owner is another process")
         self.owner = owner
         return {"driver": self._driver.name}, []
+
+    def owns(self, sandbox: str) -> bool:
+        """Whether it started this sandbox."""
+        return sandbox in self._handles.values()
 
     def _mine(self, message: dict[str, Any]) -> Handle:
         handle = Handle(message["handle"])
@@ -282,11 +309,38 @@ class _Client:
         return dataclasses.asdict(await self._driver.usage(self._mine(message))), []
 
     async def _resolver(self, message: dict[str, Any]) -> Answer:
-        sockets = self._server.resolver.resolver_sockets() if self._server.resolver is not None else None
-        if sockets is None:
+        found = self._server.resolver.resolver_sockets() if self._server.resolver is not None else None
+        if found is None:
             return {}, []
-        udp, tcp, block = sockets
-        return {"block": block}, [os.dup(udp.fileno()), os.dup(tcp.fileno())]
+        sockets, block = found
+        return {"block": block}, [os.dup(sock.fileno()) for sock in sockets]
+
+    async def _rights(self, message: dict[str, Any]) -> Answer:
+        rights = (
+            self._server.resolver.rights(str(message["source"]))
+            if self._server.resolver is not None
+            else None
+        )
+        return {} if rights is None else {"internet": rights.internet, "names": sorted(rights.names)}, []
+
+    async def _learned(self, message: dict[str, Any]) -> Answer:
+        source, name = str(message["source"]), str(message["name"])
+        addresses, ttl = [str(text) for text in message["addresses"]], float(message["ttl"])
+        if self._server.resolver is None:
+            return {"told": []}, []
+        return {"told": await self._server.resolver.learned(source, name, addresses, ttl)}, []
+
+    async def _refused(self, message: dict[str, Any]) -> Answer:
+        """The resolver tells what a sandbox was refused; only the sandbox's own log is the worse for a lie."""
+        refusal = protocol.refusal_from_data(message["refusal"])
+        resolver = self._server.resolver
+        sandbox = None if resolver is None else resolver.sandbox_of(refusal.sandbox)
+        if sandbox is not None:
+            self._server.tell(dataclasses.replace(refusal, sandbox=sandbox))
+        return {}, []
+
+    async def _refusal(self, message: dict[str, Any]) -> Answer:
+        return {"refusal": dataclasses.asdict(await self.refusals.next())}, []
 
     async def _look_up(self, message: dict[str, Any]) -> Answer:
         """The next one that comes or goes; its sockets with it when it comes."""

@@ -15,6 +15,7 @@ from hearth.core import limits
 from hearth.core.errors import InvalidManifest, InvalidName, NotYetSupported
 from hearth.core.function import Auth, FunctionConfig, Scale
 from hearth.core.names import ISOLATION_RUNTIME, check_function, check_secret
+from hearth.manifest.network import read_network
 from hearth.manifest.yaml import Document, Entry, nearest
 
 FILE = "function.yaml"
@@ -89,7 +90,7 @@ def read(text: str, file: str = FILE) -> FunctionConfig:
     if entry := entries.get("secrets"):
         values["secrets"] = _secrets(doc, entry, values.get("env", ()))
     if entry := entries.get("network"):
-        values["network"] = _network(doc, entry)
+        values |= read_network(doc, entry)
     if entry := entries.get("auth"):
         values["auth"] = _auth(doc, entry)
     written: list[str] = [key for key in ("memory", "cpu", "network") if key in entries]
@@ -261,18 +262,6 @@ def _secrets(doc: Document, entry: Entry, env: tuple[tuple[str, str], ...]) -> t
             key="secrets",
         )
     return tuple(sorted(names))
-
-
-def _network(doc: Document, entry: Entry) -> Any:
-    if isinstance(entry.value, MappingNode):
-        doc.fail(
-            entry.value,
-            "an allowlist under network is not yet supported",
-            "write network: internet or network: none",
-            error=NotYetSupported,
-            key="network",
-        )
-    return doc.choice(entry, ("none", "internet"))
 
 
 def _auth(doc: Document, entry: Entry) -> Auth:

@@ -6,11 +6,13 @@ may reach. A driver that was given no `Networks` starts sandboxes with `network:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from hearth.core.finding import Finding
 from hearth.core.launch import Network
+from hearth.core.refusals import Refusal, Rights
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,34 @@ class Networks(Protocol):
         """
         ...
 
+    def rights(self, source: str) -> Rights | None:
+        """What a sandbox that asks the resolver may look up; None for one that is not open.
+
+        Args:
+            source: as the resolver knows it: its address, or its id where it has sockets of its own.
+        """
+        ...
+
+    async def learned(self, source: str, name: str, addresses: Sequence[str], ttl: float) -> tuple[str, ...]:
+        """A name that a sandbox may reach was looked up: judge what it led to, and open what may be reached.
+
+        Args:
+            source: as for `rights`.
+            name: lower case, without a dot at its end.
+            addresses: IPv4.
+            ttl: seconds for which the answer is true.
+
+        Returns those that the sandbox may be told; empty when it may not look up that name.
+
+        Raises:
+            SandboxFailed: the kernel refused.
+        """
+        ...
+
+    def sandbox_of(self, source: str) -> str | None:
+        """The id of the open sandbox that the resolver knows as `source`."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class LookUp:
@@ -86,11 +116,12 @@ class LookUp:
 
     Args:
         sandbox: ``sb_…``; what its questions are counted under.
-        sockets: descriptors of a UDP socket and a TCP listener on which it asks, the receiver's own; None: it is gone.
+        sockets: descriptors of a UDP socket and a TCP listener on which it asks, and where the kernel tells of its refused
+            packets (missing where it can't); the receiver's own. None: it is gone.
     """
 
     sandbox: str
-    sockets: tuple[int, int] | None
+    sockets: tuple[int, ...] | None
 
 
 class LookUps(Protocol):
@@ -102,4 +133,32 @@ class LookUps(Protocol):
 
     def close(self) -> None:
         """Nobody will ask any more. Idempotent."""
+        ...
+
+
+class Judge(Protocol):
+    """Whom the resolver asks: the keeper, who judges each answer again."""
+
+    async def rights(self, source: str) -> Rights | None:
+        """See `Networks.rights`."""
+        ...
+
+    async def learned(self, source: str, name: str, addresses: Sequence[str], ttl: float) -> tuple[str, ...]:
+        """See `Networks.learned`."""
+        ...
+
+    async def refused(self, refusal: Refusal) -> None:
+        """Tell of a refusal; its `sandbox` is who asks, as in `Networks.rights`."""
+        ...
+
+
+class TellsRefusals(Protocol):
+    """Where a process hears what its sandboxes were refused."""
+
+    async def refusal(self) -> Refusal:
+        """Wait for the next one.
+
+        Raises:
+            KeeperUnavailable: the keeper has gone; call again.
+        """
         ...

@@ -15,10 +15,12 @@ from typing import Any
 from hearth.core.errors import ProtocolViolation
 from hearth.core.finding import Finding, State
 from hearth.core.launch import Attachment, Disk, Exit, Limits, Mount, Network, Probe, SandboxSpec, Usage
+from hearth.core.refusals import Refusal
 
 MESSAGE_MAX = 128 * 1024
 """Bytes of one message; below the kernel's default socket buffer, so that one datagram always fits."""
-VERSION = 5
+VERSION = 6
+_REFUSAL_TEXT = 256
 
 
 def pack(message: dict[str, Any]) -> bytes:
@@ -100,6 +102,17 @@ def usage_from_data(data: dict[str, Any]) -> Usage:
     return Usage(**data)
 
 
+def refusal_from_data(data: dict[str, Any]) -> Refusal:
+    """Raises ProtocolViolation when a field is missing, unknown, too long or of another type."""
+    try:
+        sandbox, protocol, target, address = (
+            _text(data[name])[:_REFUSAL_TEXT] for name in ("sandbox", "protocol", "target", "address")
+        )
+        return Refusal(sandbox, protocol, target, int(data["port"]), address)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProtocolViolation(f"a refusal that makes no sense: {error}") from error
+
+
 def _text(value: object) -> str:
     if not isinstance(value, str) or "\0" in value:
         raise ValueError("a text was expected")
@@ -121,4 +134,5 @@ def _network(data: dict[str, Any]) -> Network:
         mode=data["mode"],
         allow=tuple((_text(address), int(port)) for address, port in data["allow"]),
         hosts=tuple((_text(name), _text(address)) for name, address in data["hosts"]),
+        targets=tuple((_text(host), int(port)) for host, port in data["targets"]),
     )

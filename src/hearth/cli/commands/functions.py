@@ -138,11 +138,19 @@ def _settings(version: VersionItem) -> list[tuple[str, str]]:
         ("timeout", seconds(config["timeout"]) if "timeout" in config else ""),
         ("concurrency", str(config.get("concurrency", ""))),
         ("scale", f"{scale['min']} to {scale['max']}, idle {seconds(scale['idle'])}" if scale else ""),
-        ("network", str(config.get("network", ""))),
+        ("network", _network(config)),
         ("env", ", ".join(str(pair[0]) for pair in config.get("env") or ())),
         ("secrets", ", ".join(map(str, config.get("secrets") or ()))),
     ]
     return [(name, value) for name, value in pairs if value]
+
+
+def _network(config: dict[str, Any]) -> str:
+    """Whom it may reach, in words."""
+    word, allow = str(config.get("network", "")), ", ".join(map(str, config.get("allow") or ()))
+    if not allow:
+        return word
+    return f"internet and {allow}" if word == "internet" else f"only {allow}"
 
 
 def _show_failure(number: int, failure: FailureItem) -> None:

@@ -73,7 +73,7 @@ class Sandbox:
         layout = self._make_layout(self._uid, gid)
         if spec.guest:
             self._guest = GuestSocket(self._slot.path / "guest.sock", self._uid, gid)
-        networked = spec.networked or spec.network.mode != "none"
+        networked = spec.networked or spec.network.opens
         if networked and machine.networks is None:
             raise LimitUnenforceable("this machine can't hold a sandbox's network", hint="use network: none")
         resolver = machine.networks.resolver if networked and machine.networks is not None else None
@@ -110,7 +110,7 @@ class Sandbox:
     async def _make_network(self, networks: Networks | None, pid: int) -> None:
         assert networks is not None
         self._net = await networks.prepare(self.spec.id, pid)
-        if self.spec.network.mode != "none":
+        if self.spec.network.opens:
             await networks.open(self._net, self.spec.network)
 
     def _make_layout(self, uid: int, gid: int) -> argv.Layout:
@@ -180,7 +180,7 @@ class Sandbox:
             cgroups.set_open_files(group.pids(), limits.open_files)
 
     async def _open_network(self, network: Network) -> None:
-        if network.mode == "none":
+        if not network.opens:
             return
         if self._net is None or self._machine.networks is None:
             raise LimitUnenforceable("this slot has no network", hint="start it with networked=True")

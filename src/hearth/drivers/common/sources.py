@@ -15,6 +15,7 @@ from pathlib import Path
 from hearth.core.errors import InvalidInput, NotFound, SandboxFailed
 from hearth.core.ids import is_id
 from hearth.core.launch import Mount, Network, SandboxSpec
+from hearth.core.targets import parse_target
 from hearth.drivers.common import mounts
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@:=-]{0,199}\Z")
@@ -115,6 +116,9 @@ def check_target(target: str, mount: Mount | None = None) -> str:
 
 def check_network(network: Network) -> None:
     """Names and addresses that go into /etc/hosts and rules. Raises InvalidInput."""
+    for host, port in network.targets:
+        if str(parse_target(f"{host}:{port}")) != f"{host}:{port}":
+            raise InvalidInput(f"{host[:80]!r} is not how a target is written")
     addresses = [address for address, _ in network.allow] + [address for _, address in network.hosts]
     try:
         for address in addresses:

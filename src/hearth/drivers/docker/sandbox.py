@@ -68,7 +68,7 @@ class Sandbox:
     async def start(self) -> None:
         """Bring it up. After any error call `remove`."""
         machine, spec, engine = self._machine, self.spec, self._machine.engine
-        networked = spec.networked or spec.network.mode != "none"
+        networked = spec.networked or spec.network.opens
         if networked and (machine.networks is None or self._gvisor):
             raise LimitUnenforceable("no network can be held for this sandbox", hint="use network: none")
         wanted = await self._wanted(networked)
@@ -196,7 +196,7 @@ class Sandbox:
     async def _make_network(self, networks: Networks | None, pid: int) -> None:
         assert networks is not None
         self._net = await networks.prepare(self.spec.id, pid)
-        if self.spec.network.mode != "none":
+        if self.spec.network.opens:
             await networks.open(self._net, self.spec.network)
 
     # -- while it runs -------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ class Sandbox:
         self._attached = True
         owner = (self._uid, self._machine.uids.gid(self._uid))
         await self._set_limits(attachment.limits)
-        if attachment.network.mode != "none":
+        if attachment.network.opens:
             await self._open_network(attachment.network)
         self._place.attach(attachment.artifact, attachment.secrets, owner)
 

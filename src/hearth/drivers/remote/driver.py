@@ -7,15 +7,18 @@ has to notice a restart of the keeper; what the lost one held is gone with it.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import socket
 import time
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from hearth.core.errors import KeeperUnavailable, ProtocolViolation, SandboxFailed, error_from_data
 from hearth.core.launch import Attachment, Exit, Handle, Probe, SandboxSpec, Usage
+from hearth.core.refusals import Refusal, Rights
 from hearth.drivers.remote.channel import Channel
 from hearth.ports.egress import LookUp
 from hearth.protocol import keeper as protocol
@@ -185,22 +188,46 @@ class RemoteDriver:
         answer, _ = await self._call("usage", 10.0, handle=handle)
         return protocol.usage_from_data(answer)
 
-    async def resolver_sockets(self) -> tuple[int, int, str] | None:
-        """For the resolver: (UDP socket, TCP listener, the sandboxes' address block); None where there is no pair for all."""
+    async def resolver_sockets(self) -> tuple[tuple[int, ...], str] | None:
+        """For the resolver: ((UDP socket, TCP listener, where refused packets are told of if they are), the sandboxes' address
+        block); None where there is no such set for all."""
         answer, fds = await self._call("resolver", 10.0)
-        if not fds:
-            return None
-        udp, tcp = _pair(fds)
-        return udp, tcp, str(answer["block"])
+        return (_set(fds), str(answer["block"])) if fds else None
 
     async def look_up(self) -> LookUp:
         """For the resolver: wait for the next sandbox that has sockets of its own for look-ups, or has had them."""
         answer, fds = await self._call("look_up", None)
-        return LookUp(str(answer["sandbox"]), _pair(fds) if fds else None)
+        return LookUp(str(answer["sandbox"]), _set(fds) if fds else None)
+
+    async def rights(self, source: str) -> Rights | None:
+        """For the resolver: see `ports.egress.Judge`."""
+        answer, _ = await self._call("rights", 10.0, source=source)
+        return Rights(bool(answer["internet"]), frozenset(answer["names"])) if answer else None
+
+    async def learned(self, source: str, name: str, addresses: Sequence[str], ttl: float) -> tuple[str, ...]:
+        """For the resolver: see `ports.egress.Judge`."""
+        answer, _ = await self._call(
+            "learned", 10.0, source=source, name=name, addresses=list(addresses), ttl=ttl
+        )
+        return tuple(map(str, answer["told"]))
+
+    async def refused(self, refusal: Refusal) -> None:
+        """For the resolver: see `ports.egress.Judge`."""
+        await self._call("refused", 10.0, refusal=dataclasses.asdict(refusal))
+
+    async def refusal(self) -> Refusal:
+        """Wait for the next thing that a sandbox of this process was refused. Raises KeeperUnavailable."""
+        answer, _ = await self._call("refusal", None)
+        return protocol.refusal_from_data(answer["refusal"])
 
 
 def _left(deadline: float) -> float:
     return max(0.0, deadline - time.monotonic())
+
+
+def _set(fds: list[int]) -> tuple[int, ...]:
+    """A pair, and one more where there is one."""
+    return (*_pair(fds[:2]), *fds[2:])
 
 
 def _pair(fds: list[int]) -> tuple[int, int]:
