@@ -124,7 +124,7 @@ async def test_it_may_not_wait_longer_than_who_called_it(inside: Inside) -> None
 
 async def test_on_behalf_of_no_call_it_has_the_time_of_the_function_that_it_calls(inside: Inside) -> None:
     _, told = await inside.ask("/fn/ann/mine")
-    assert int(told["parts"][1]) == 30_000
+    assert 2_000 < int(told["parts"][1]) <= 30_000
 
 
 async def test_a_trace_that_it_passes_on_tells_which_call_it_is(inside: Inside) -> None:
