@@ -154,6 +154,7 @@ async def test_what_is_remembered_twice_is_no_conflict(several: list[Setting]) -
 
 
 async def test_a_lease_has_one_holder(several: list[Setting]) -> None:
+    commit_slowly(several[0], "leases")
     held = await asyncio.gather(*(at.store.hold("retention", f"own_{n}", 60) for n, at in enumerate(several)))
     assert sorted(held) == [False, False, True]
 

@@ -8,6 +8,7 @@ Sources: netlink(7), rtnetlink(7), linux/netlink.h, linux/netfilter/nfnetlink.h.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -27,6 +28,7 @@ _ATTR = struct.Struct("=HH")
 _ERROR, _DONE = 2, 3
 _SOL_NETLINK, _ADD_MEMBERSHIP, _EXT_ACK, _GET_STRICT_CHK = 270, 1, 11, 12
 _DUMP_INTERRUPTED = 0x10
+_DUMPS = 50  # times that a list is read at most
 _RECEIVE = 64 * 1024
 _TIMEOUT = 10.0  # seconds; the kernel answers in microseconds, unless somebody holds its lock
 
@@ -121,7 +123,13 @@ class Netlink:
         return list(self._replies())
 
     def dump(self, kind: int, body: bytes) -> list[Message]:
-        """All objects of a kind."""
+        """All objects of a kind. Others change the same lists, so one that changed while it was read is read again."""
+        for _ in range(_DUMPS - 1):
+            with contextlib.suppress(InterruptedError):
+                return self._dump(kind, body)
+        return self._dump(kind, body)
+
+    def _dump(self, kind: int, body: bytes) -> list[Message]:
         self._send(kind, REQUEST | DUMP, body)
         return list(self._replies())
 

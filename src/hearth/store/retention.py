@@ -36,7 +36,7 @@ class Retention:
             if row is None:
                 new = {"name": name, "owner": owner, "token": 1, "until_ms": until}
                 made = upsert(tx.connection, t.leases).values(new).on_conflict_do_nothing()
-                return bool(run(made).rowcount)
+                return run(made.returning(lease.name)).first() is not None  # psycopg counts no inserts
             mine = row.owner == owner
             if not mine and row.until_ms >= now:
                 return False
