@@ -86,6 +86,7 @@ class OwnNetworks:
         self._program = shutil.which(slirp.PROGRAM, path="/usr/local/bin:/usr/bin:/bin") or slirp.PROGRAM
         self._places: dict[str, _Place | None] = {}  # None: it is being made
         self._host: frozenset[IPv4Address] = frozenset()
+        self._looking = asyncio.Lock()  # who has looked knows that every sandbox's rules say what was seen
         self._notices: socket.socket | None = None
         self._listeners: set[News] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -275,12 +276,13 @@ class OwnNetworks:
 
     async def _look(self) -> None:
         """This host's addresses may have changed: tell every sandbox's rules."""
-        now = await asyncio.to_thread(_host_addresses)
-        if now != self._host:
-            self._host = now
-            await asyncio.gather(
-                *(self._follow(place) for place in self._places.values() if place is not None)
-            )
+        async with self._looking:
+            now = await asyncio.to_thread(_host_addresses)
+            if now != self._host:
+                self._host = now
+                await asyncio.gather(
+                    *(self._follow(place) for place in self._places.values() if place is not None)
+                )
 
     async def _follow(self, place: _Place) -> None:
         try:
