@@ -90,10 +90,8 @@ def detail_of(summary: FunctionSummary, settings: Settings, probe: Probe) -> wir
             allowed = settings.allow_unenforced
             warnings = list(check_limits(shown.config, probe, allowed))
             check_targets(shown.config, settings.private_networks)
-        except (
-            LimitUnenforceable,
-            InvalidManifest,
-        ) as error:  # deployed when this machine, or the operator, still allowed it
+        except (LimitUnenforceable, InvalidManifest) as error:
+            # Deployed when this machine, or the operator, still allowed it.
             warnings.append(error.message)
     return wire.FunctionDetail(
         **item_of(summary, settings).model_dump(),

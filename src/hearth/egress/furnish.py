@@ -9,7 +9,6 @@ import os
 import socket
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network
-from pathlib import Path
 
 from hearth.egress import links, nflog
 from hearth.egress.inside import NO_IPV6
@@ -18,6 +17,7 @@ from hearth.egress.nft import Library, NftError
 from hearth.egress.own_rules import CHAINS, LOG_GROUP, RESOLVER, SETS, TABLE, script
 from hearth.egress.readback import differences
 from hearth.linux.libc import CLONE_NEWNET, setns
+from hearth.linux.netns import namespace_of
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +42,8 @@ def furnish(
         OSError: as the kernel said it.
         ValueError: `pid` is in this very namespace.
     """
-    namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    namespace = namespace_of(pid)
     try:
-        if os.path.samestat(os.fstat(namespace), Path("/proc/thread-self/ns/net").stat()):
-            raise ValueError("the sandbox has no network namespace of its own")
         setns(namespace, CLONE_NEWNET)
         for knob in NO_IPV6:
             with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6

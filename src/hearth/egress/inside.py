@@ -11,6 +11,7 @@ from pathlib import Path
 from hearth.egress import links
 from hearth.egress.netlink import ROUTE, Netlink
 from hearth.linux.libc import CLONE_NEWNET, setns
+from hearth.linux.netns import namespace_of
 
 NAME = "eth0"
 _EVERYWHERE = IPv4Network("0.0.0.0/0")
@@ -35,10 +36,8 @@ def join(pid: int, link: str, group: int, mtu: int, address: IPv4Address, gatewa
         ValueError: `pid` is in this very namespace.
     """
     own, theirs = macs(address)
-    namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    namespace = namespace_of(pid)
     try:
-        if os.path.samestat(os.fstat(namespace), Path("/proc/thread-self/ns/net").stat()):
-            raise ValueError("the sandbox has no network namespace of its own")
         with Netlink(ROUTE) as outside:
             links.add_pair(outside, links.End(link, own), group, links.End(NAME, theirs), namespace, mtu)
             index = socket.if_nametoindex(link)

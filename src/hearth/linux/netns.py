@@ -43,6 +43,20 @@ async def alone(work: Callable[[], T]) -> T:
     return await done
 
 
+def namespace_of(pid: int) -> int:
+    """A descriptor of a process's network namespace, the caller's.
+
+    Raises:
+        OSError: as the kernel said it; the process has gone.
+        ValueError: `pid` is in this very namespace.
+    """
+    namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    if os.path.samestat(os.fstat(namespace), Path("/proc/thread-self/ns/net").stat()):
+        os.close(namespace)
+        raise ValueError("the sandbox has no network namespace of its own")
+    return namespace
+
+
 def listener(pid: int, port: int) -> socket.socket:
     """A TCP socket that listens on 127.0.0.1 in the network namespace of `pid`; who accepts on it may be anywhere.
 
@@ -52,10 +66,8 @@ def listener(pid: int, port: int) -> socket.socket:
         OSError: as the kernel said it; the process has gone, or the port is taken.
         ValueError: `pid` is in this very namespace.
     """
-    namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    namespace = namespace_of(pid)
     try:
-        if os.path.samestat(os.fstat(namespace), Path("/proc/thread-self/ns/net").stat()):
-            raise ValueError("the process has no network namespace of its own")
         setns(namespace, CLONE_NEWNET)
     finally:
         os.close(namespace)
